@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Parses strictly: what isn't exactly one of the documented forms is refused,
+ * so that a typing error ends at start and not as a failing connection.
+ */
+#include "address.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DIGITS "0123456789"
+#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+bool
+address_parse_number(
+    const char *text, uint64_t minimum, uint64_t maximum, uint64_t *number)
+{
+	uint64_t value = 0;
+
+	if (*text == '\0')
+		return false;
+	for (; *text != '\0'; text++) {
+		unsigned digit = (unsigned char)*text - (unsigned)'0';
+
+		if (digit > 9 || value > (UINT64_MAX - digit) / 10)
+			return false;
+		value = value * 10 + digit;
+	}
+	*number = value;
+	return value >= minimum && value <= maximum;
+}
+
+bool
+address_parse_vsock(const char *text, struct address *address, bool *port_given)
+{
+	static const struct {
+		const char *word;
+		uint32_t cid;
+	} words[] = {{"any", VMADDR_CID_ANY}, {"local", VMADDR_CID_LOCAL},
+	    {"host", VMADDR_CID_HOST}};
+	char cid_text[16] = "";
+	size_t length = strcspn(text, ":");
+	bool has_port = text[length] == ':';
+	uint64_t cid = 0, port = 0;
+
+	if (length >= sizeof(cid_text) || (!has_port && port_given == NULL))
+		return false;
+	memcpy(cid_text, text, length);
+	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
+		if (strcmp(cid_text, words[i].word) == 0) {
+			cid = words[i].cid;
+			cid_text[0] = '\0';
+		}
+	}
+	if ((cid == 0 &&
+		!address_parse_number(cid_text, 0, UINT32_MAX, &cid)) ||
+	    (has_port &&
+		!address_parse_number(text + length + 1, 0, UINT32_MAX, &port)))
+		return false;
+	if (port_given != NULL)
+		*port_given = has_port;
+	*address = address_vsock((uint32_t)cid, (uint32_t)port);
+	return true;
+}
+
+/* What could be a host name, or is a dotted IPv4 address. */
+static bool
+is_name_or_ipv4(const char *host)
+{
+	const char *dot = strrchr(host, '.');
+	const char *last_label = dot == NULL ? host : dot + 1;
+	struct in_addr ignored;
+
+	if (host[strspn(host, LETTERS DIGITS "-_.")] != '\0' ||
+	    host[0] == '-' || host[0] == '.' || strstr(host, "..") != NULL)
+		return false;
+	return *last_label == '\0' || /* the root's dot */
+	       last_label[strspn(last_label, DIGITS)] != '\0' ||
+	       inet_pton(AF_INET, host, &ignored) == 1;
+}
+
+bool
+host_port_parse(const char *text, struct host_port *host_port)
+{
+	const char *colon = strrchr(text, ':');
+	size_t bracket = text[0] == '[', length;
+	struct in6_addr ignored;
+	uint64_t port;
+
+	if (colon == NULL || strlen(text) >= ADDRESS_TEXT_SIZE ||
+	    !address_parse_number(colon + 1, 0, UINT16_MAX, &port))
+		return false;
+	length = (size_t)(colon - text);
+	if (length <= 2 * bracket || (bracket && colon[-1] != ']'))
+		return false;
+	length -= 2 * bracket;
+	if (length >= sizeof(host_port->host))
+		return false;
+	memcpy(host_port->host, text + bracket, length);
+	host_port->host[length] = '\0';
+	host_port->port = colon + 1;
+	host_port->text = text;
+	return bracket ? inet_pton(AF_INET6, host_port->host, &ignored) == 1
+		       : is_name_or_ipv4(host_port->host);
+}
+
+struct address
+address_ipv4(const uint8_t bytes[4], uint16_t port)
+{
+	struct address address = {.length = sizeof(address.in)};
+
+	address.in.sin_family = AF_INET;
+	address.in.sin_port = htons(port);
+	memcpy(&address.in.sin_addr, bytes, 4);
+	return address;
+}
+
+struct address
+address_ipv6(const uint8_t bytes[16], uint16_t port)
+{
+	struct address address = {.length = sizeof(address.in6)};
+
+	address.in6.sin6_family = AF_INET6;
+	address.in6.sin6_port = htons(port);
+	memcpy(&address.in6.sin6_addr, bytes, 16);
+	return address;
+}
+
+struct address
+address_vsock(uint32_t cid, uint32_t port)
+{
+	struct address address = {.length = sizeof(address.vm)};
+
+	address.vm.svm_family = AF_VSOCK;
+	address.vm.svm_cid = cid;
+	address.vm.svm_port = port;
+	return address;
+}
+
+uint32_t
+address_port(const struct address *address)
+{
+	if (address->any.sa_family == AF_VSOCK)
+		return address->vm.svm_port;
+	return ntohs(address->in.sin_port); /* at the same place in in6 */
+}
+
+void
+address_unmap(struct address *address)
+{
+	if (address->any.sa_family == AF_INET6 &&
+	    IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr))
+		*address = address_ipv4(address->in6.sin6_addr.s6_addr + 12,
+		    (uint16_t)address_port(address));
+}
+
+bool
+address_equal(const struct address *a, const struct address *b)
+{
+	if (a->any.sa_family != b->any.sa_family ||
+	    address_port(a) != address_port(b))
+		return false;
+	if (a->any.sa_family == AF_INET)
+		return a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+	return memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr,
+		   sizeof(a->in6.sin6_addr)) == 0;
+}
+
+void
+address_format(const struct address *address, char *text, size_t size)
+{
+	uint32_t port = address_port(address);
+	char host[INET6_ADDRSTRLEN] = "";
+
+	/* inet_ntop() can't fail here, nor snprintf() cut: the sizes fit. */
+	switch (address->length == 0 ? AF_UNSPEC : address->any.sa_family) {
+	case AF_INET:
+		inet_ntop(AF_INET, &address->in.sin_addr, host, sizeof(host));
+		(void)snprintf(text, size, "%s:%u", host, port);
+		break;
+	case AF_INET6:
+		inet_ntop(
+		    AF_INET6, &address->in6.sin6_addr, host, sizeof(host));
+		(void)snprintf(text, size, "[%s]:%u", host, port);
+		break;
+	case AF_VSOCK:
+		(void)snprintf(text, size, "%u:%u", address->vm.svm_cid, port);
+		break;
+	default:
+		(void)snprintf(text, size, "-");
+	}
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Addresses: parsing what a user writes, formatting what a log says. No I/O.
+ */
+#ifndef ADDRESS_H
+#define ADDRESS_H
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include <linux/vm_sockets.h>
+
+/* A socket address of any of our families. */
+struct address {
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_vm vm;
+	};
+	socklen_t length; /* 0: no address */
+};
+
+/* HOST:PORT, checked but not resolved. */
+struct host_port {
+	char host[254];   /* name or literal, without brackets */
+	const char *port; /* decimal; points into text */
+	const char *text; /* as written; not copied */
+};
+
+/* Holds any text that address_format() makes or host_port_parse() takes. */
+#define ADDRESS_TEXT_SIZE 272
+
+/* Parses an unsigned decimal, digits only. False: it isn't one in bounds. */
+bool address_parse_number(
+    const char *text, uint64_t minimum, uint64_t maximum, uint64_t *number);
+
+/*
+ * Parses CID:PORT, both unsigned 32-bit decimals; the CID may be one of the
+ * words any (4294967295), local (1) and host (2): vsock(7). If port_given is
+ * not NULL, CID alone will do, and *port_given tells. False: it isn't one.
+ */
+bool address_parse_vsock(
+    const char *text, struct address *address, bool *port_given);
+
+/*
+ * Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port 0 to 65535. A name whose
+ * last label is all digits is a mistyped IPv4 address, and isn't taken; nor
+ * are the short forms that inet_aton(3) knows. False: it isn't one.
+ */
+bool host_port_parse(const char *text, struct host_port *host_port);
+
+/* Makes an address from raw bytes in network order and a port. */
+struct address address_ipv4(const uint8_t bytes[4], uint16_t port);
+struct address address_ipv6(const uint8_t bytes[16], uint16_t port);
+struct address address_vsock(uint32_t cid, uint32_t port);
+
+/* The port in host order: 16 bits for TCP, 32 for vsock. */
+uint32_t address_port(const struct address *address);
+
+/* Turns an IPv4-mapped IPv6 address into the IPv4 address that it means. */
+void address_unmap(struct address *address);
+
+/* Whether both name the same IP address and port (scope ids aside). */
+bool address_equal(const struct address *a, const struct address *b);
+
+/*
+ * Writes a.b.c.d:PORT, [IPv6]:PORT or CID:PORT, "-" for no address.
+ * size: ADDRESS_TEXT_SIZE.
+ */
+void address_format(const struct address *address, char *text, size_t size);
+
+#endif

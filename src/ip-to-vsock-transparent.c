@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Listens on TCP for redirected connections; every one goes to a fixed vsock
+ * address, where its original destination is sent ahead of the data.
+ */
+#include "options.h"
+#include "preamble.h"
+#include "server.h"
+#include "stream.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+static struct address upstream;
+
+static const struct option options[] = {
+    {'i', "ip-addr", "IP_ADDR",
+	"ip address of the listener side (e.g. 127.0.0.1:1200)",
+	OPTION_LISTEN_IP, .to.host_port = NULL},
+    {'v', "vsock-addr", "VSOCK_ADDR",
+	"vsock address of the upstream side, usually the other side of "
+	"the transparent proxy (e.g. 3:1200)",
+	OPTION_UPSTREAM_VSOCK, .to.address = &upstream},
+    {.name = NULL},
+};
+
+static int
+dial(struct connection *c)
+{
+	struct address target;
+	int fd;
+
+	if (server_target(c, &target) == -1)
+		return -1;
+	fd = server_connect(c, &upstream);
+	if (fd != -1 && preamble_send(fd, &target) == -1) {
+		c->reason = stream_reason(AF_UNSPEC, errno);
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+int
+main(int argc, char *argv[])
+{
+	char text[ADDRESS_TEXT_SIZE];
+
+	options_parse("ip-to-vsock-transparent", options, argc, argv);
+	address_format(&upstream, text, sizeof(text));
+	server_run(text, dial);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Listens on TCP; every connection goes to a fixed vsock address.
+ */
+#include "options.h"
+#include "server.h"
+
+static struct address upstream;
+
+static const struct option options[] = {
+    {'i', "ip-addr", "IP_ADDR",
+	"ip address of the listener side (e.g. 0.0.0.0:4000)", OPTION_LISTEN_IP,
+	.to.host_port = NULL},
+    {'v', "vsock-addr", "VSOCK_ADDR",
+	"vsock address of the upstream side (e.g. 88:4000)",
+	OPTION_UPSTREAM_VSOCK, .to.address = &upstream},
+    {.name = NULL},
+};
+
+static int
+dial(struct connection *c)
+{
+	return server_connect(c, &upstream);
+}
+
+int
+main(int argc, char *argv[])
+{
+	char text[ADDRESS_TEXT_SIZE];
+
+	options_parse("ip-to-vsock", options, argc, argv);
+	address_format(&upstream, text, sizeof(text));
+	server_run(text, dial);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Lines are formatted on the stack: a stdio stream would lock, buffer, and
+ * split a line into several writes.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *log_program = "";
+static enum log_level log_threshold = LEVEL_INFO;
+
+void
+log_open(const char *program, enum log_level threshold)
+{
+	log_program = program;
+	log_threshold = threshold;
+}
+
+void
+log_line(enum log_level level, const char *format, ...)
+{
+	static const char *const names[] = {"error", "warn", "info", "debug"};
+	char text[1024];
+	struct timespec now;
+	struct tm utc;
+	va_list arguments;
+	size_t length;
+
+	if (level > log_threshold)
+		return;
+	(void)clock_gettime(CLOCK_REALTIME, &now); /* can't fail */
+	(void)gmtime_r(&now.tv_sec, &utc);         /* nor this before 2^31 */
+	(void)snprintf(text, sizeof(text),
+	    "ts=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ level=%s prog=%s ",
+	    utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour,
+	    utc.tm_min, utc.tm_sec, (int)(now.tv_nsec / 1000000), names[level],
+	    log_program);
+	length = strlen(text);
+	va_start(arguments, format);
+	(void)vsnprintf(
+	    text + length, sizeof(text) - length, format, arguments);
+	va_end(arguments);
+	length = strlen(text);
+	text[length] = '\n'; /* instead of the final null byte */
+	/* A log that can't be written has nowhere to complain. */
+	while (write(STDERR_FILENO, text, length + 1) == -1 && errno == EINTR)
+		;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The command line: a table for each program, from which both parsing and
+ * --help are made, and the options that all programs share.
+ */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include "settings.h"
+
+enum option_type {
+	OPTION_LISTEN_IP,      /* HOST:PORT, to settings.listen_host */
+	OPTION_LISTEN_VSOCK,   /* CID:PORT, to settings.listen_vsock */
+	OPTION_UPSTREAM_IP,    /* HOST:PORT, not port 0 */
+	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither being any */
+	OPTION_UPSTREAM_CID,   /* CID or CID:PORT, likewise */
+	OPTION_REQUIRED = OPTION_UPSTREAM_CID, /* up to here */
+	OPTION_NUMBER,                         /* 1 to 1000000 */
+	OPTION_LEVEL,                          /* of the log */
+	OPTION_COPY,                           /* a copy mode */
+	OPTION_HELP,
+	OPTION_VERSION,
+};
+
+struct option {
+	char letter; /* '\0': none */
+	const char *name;
+	const char *metavar; /* what --help calls the value; NULL: no value */
+	const char *help;
+	enum option_type type;
+	union { /* where the value goes */
+		struct host_port *host_port;
+		struct address *address;
+		unsigned *number;
+	} to;
+	bool *port_given; /* OPTION_UPSTREAM_CID: see address_parse_vsock() */
+};
+
+/*
+ * Parses the command line against a program's own table, which ends with a row
+ * whose name is NULL, and the common options; then opens the log. Ends the
+ * process after --help and --version (exit status 0) and after an error: one
+ * line that names the value and what was expected, exit status 2.
+ */
+void options_parse(const char *program, const struct option *table, int argc,
+    char *const argv[]);
+
+#endif

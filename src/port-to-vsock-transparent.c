@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Listens on TCP for redirected connections; every one goes to a fixed CID, to
+ * the port that it was meant for.
+ */
+#include "options.h"
+#include "server.h"
+
+#include <stdio.h>
+
+static struct address given; /* only its CID counts */
+static bool port_given;
+
+static const struct option options[] = {
+    {'i', "ip-addr", "IP_ADDR",
+	"ip address of the listener side (e.g. 127.0.0.1:1200)",
+	OPTION_LISTEN_IP, .to.host_port = NULL},
+    {'v', "vsock", "VSOCK",
+	"CID of the upstream side; a port after it is ignored (e.g. 88)",
+	OPTION_UPSTREAM_CID, .to.address = &given, .port_given = &port_given},
+    {.name = NULL},
+};
+
+static int
+dial(struct connection *c)
+{
+	struct address target, upstream;
+
+	if (server_target(c, &target) == -1)
+		return -1;
+	upstream = address_vsock(given.vm.svm_cid, address_port(&target));
+	return server_connect(c, &upstream);
+}
+
+int
+main(int argc, char *argv[])
+{
+	char text[ADDRESS_TEXT_SIZE];
+
+	options_parse("port-to-vsock-transparent", options, argc, argv);
+	if (port_given)
+		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
+	(void)snprintf(text, sizeof(text), "%u:*", given.vm.svm_cid);
+	server_run(text, dial);
+}

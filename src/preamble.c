@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The reader trusts nothing: a sender may stop, dribble or send noise, and
+ * what follows the preamble belongs to the connection.
+ */
+#include "preamble.h"
+
+#include "clock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+static const uint8_t ipv6_mark[4] = {0xff, 0xff, 0xff, 0xff};
+
+/* IPv4 addresses are sent in the order opposite to the network's. */
+static void
+reverse(uint8_t to[4], const uint8_t from[4])
+{
+	for (size_t i = 0; i < 4; i++)
+		to[i] = from[3 - i];
+}
+
+size_t
+preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
+{
+	struct address plain = *target;
+	uint32_t port = address_port(target);
+
+	bytes[4] = (uint8_t)port;
+	bytes[5] = (uint8_t)(port >> 8);
+	address_unmap(&plain);
+	if (plain.any.sa_family == AF_INET) {
+		reverse(bytes, (const uint8_t *)&plain.in.sin_addr);
+		return PREAMBLE_SIZE_IPV4;
+	}
+	memcpy(bytes, ipv6_mark, sizeof(ipv6_mark));
+	memcpy(bytes + PREAMBLE_SIZE_IPV4, &plain.in6.sin6_addr, 16);
+	return PREAMBLE_SIZE_IPV6;
+}
+
+size_t
+preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4])
+{
+	return memcmp(bytes, ipv6_mark, sizeof(ipv6_mark)) == 0
+		   ? PREAMBLE_SIZE_IPV6
+		   : PREAMBLE_SIZE_IPV4;
+}
+
+struct address
+preamble_decode(const uint8_t *bytes)
+{
+	uint16_t port = (uint16_t)(bytes[4] | bytes[5] << 8);
+	struct address target;
+	uint8_t network[4];
+
+	if (preamble_size(bytes) == PREAMBLE_SIZE_IPV6) {
+		target = address_ipv6(bytes + PREAMBLE_SIZE_IPV4, port);
+		address_unmap(&target);
+	} else {
+		reverse(network, bytes);
+		target = address_ipv4(network, port);
+	}
+	return target;
+}
+
+int
+preamble_send(int fd, const struct address *target)
+{
+	uint8_t bytes[PREAMBLE_SIZE_IPV6];
+	size_t size = preamble_encode(target, bytes);
+	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
+
+	if (sent != -1 && (size_t)sent != size) {
+		errno = EIO; /* unseen: a new socket's buffer holds far more */
+		return -1;
+	}
+	return sent == -1 ? -1 : 0;
+}
+
+/* Reads size bytes before the deadline (clock_ms()). */
+static int
+receive_exactly(int fd, uint8_t *bytes, size_t size, uint64_t deadline)
+{
+	struct pollfd readable = {.fd = fd, .events = POLLIN};
+	ssize_t n;
+
+	while (size > 0) {
+		uint64_t now = clock_ms();
+
+		if (now >= deadline ||
+		    poll(&readable, 1, (int)(deadline - now)) == 0) {
+			errno = ETIMEDOUT;
+			return -1;
+		}
+		n = recv(fd, bytes, size, MSG_DONTWAIT);
+		if (n == -1 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (n <= 0) {
+			errno = n == 0 ? ENODATA : errno;
+			return -1;
+		}
+		bytes += n;
+		size -= (size_t)n;
+	}
+	return 0;
+}
+
+int
+preamble_receive(int fd, unsigned timeout_ms, struct address *target)
+{
+	uint64_t deadline = clock_ms() + timeout_ms;
+	uint8_t bytes[PREAMBLE_SIZE_IPV6];
+
+	if (receive_exactly(fd, bytes, PREAMBLE_SIZE_IPV4, deadline) == -1 ||
+	    receive_exactly(fd, bytes + PREAMBLE_SIZE_IPV4,
+		preamble_size(bytes) - PREAMBLE_SIZE_IPV4, deadline) == -1)
+		return -1;
+	*target = preamble_decode(bytes);
+	if (address_port(target) == 0) {
+		errno = EDESTADDRREQ;
+		return -1;
+	}
+	return 0;
+}

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The accept loop does nothing that can wait for a peer: that happens in the
+ * connection's thread. The limit on connections is taken before accept(2), so
+ * that the excess waits in the kernel's backlog.
+ */
+#include "server.h"
+
+#include "clock.h"
+#include "log.h"
+#include "relay.h"
+#include "settings.h"
+#include "stream.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* getaddrinfo(3) needs room; only the pages used are backed by memory. */
+#define STACK_SIZE 262144
+#define DESCRIPTORS_PER_CONNECTION 6 /* two sockets, two pipes */
+#define THREADS_PER_CONNECTION 2
+/* Fewer connections, for what the process needs itself. */
+#define RESERVED 10
+#define BACK_OFF_FIRST_MS 5
+#define BACK_OFF_LAST_MS 1000
+
+static sem_t slots; /* free places for connections */
+static enum copy_mode copy_mode;
+
+int
+server_target(struct connection *c, struct address *target)
+{
+	if (stream_original_destination(c->client, target) == 0) {
+		address_format(target, c->target, sizeof(c->target));
+		return 0;
+	}
+	c->end = "no-target";
+	c->reason = stream_reason(AF_INET, errno);
+	if (errno == ENOENT || errno == ENOPROTOOPT) /* the latter: no NAT */
+		c->reason = "not redirected, it has no original destination";
+	return -1;
+}
+
+int
+server_connect(struct connection *c, const struct address *upstream)
+{
+	int fd = stream_connect(upstream, settings.connect_timeout * 1000);
+
+	if (fd == -1)
+		c->reason = stream_reason(upstream->any.sa_family, errno);
+	address_format(upstream, c->upstream, sizeof(c->upstream));
+	return fd;
+}
+
+static void
+log_connection(const struct connection *c, const struct relay_result *result)
+{
+	char client[ADDRESS_TEXT_SIZE];
+	bool failed = c->reason != NULL;
+
+	address_format(&c->peer, client, sizeof(client));
+	log_line(failed ? LEVEL_WARN : LEVEL_INFO,
+	    "msg=%s conn=%" PRIu64 " client=%s upstream=%s target=%s "
+	    "up=%" PRIu64 " down=%" PRIu64 " ms=%" PRIu64 " end=%s%s%s%s",
+	    failed ? "failed" : "closed", c->number, client, c->upstream,
+	    c->target, result->up, result->down, clock_ms() - c->accepted,
+	    c->end, failed ? " reason=\"" : "", failed ? c->reason : "",
+	    failed ? "\"" : "");
+}
+
+static void *
+run_connection(void *argument)
+{
+	static const char *const ends[] = {
+	    [RELAY_EOF] = "eof",
+	    [RELAY_CLIENT_ERROR] = "client-error",
+	    [RELAY_UPSTREAM_ERROR] = "upstream-error",
+	    [RELAY_NO_RESOURCES] = "no-resources",
+	};
+	struct connection *c = argument;
+	struct relay_result result = {0};
+	int upstream;
+
+	pthread_detach(pthread_self());
+	upstream = c->dial(c);
+
+	if (upstream == -1) {
+		stream_reset(c->client); /* an end would look like an answer */
+	} else {
+		log_line(LEVEL_DEBUG,
+		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
+		    c->number, c->upstream, c->target);
+		result = relay_run(c->client, upstream, copy_mode);
+		close(upstream);
+		c->end = ends[result.end];
+		c->reason = result.end == RELAY_EOF
+				? NULL
+				: stream_reason(AF_UNSPEC, result.error);
+	}
+	close(c->client);
+	log_connection(c, &result);
+	free(c);
+	sem_post(&slots);
+	return NULL;
+}
+
+/* Serves an accepted socket. Returns 0, or an errno: it is reset and logged. */
+static int
+serve_client(int fd, const struct address *peer, dial_function *dial)
+{
+	static const struct relay_result nothing;
+	static uint64_t number;
+	struct connection *c = malloc(sizeof(*c));
+	struct connection failed;
+	pthread_t thread;
+	int error = ENOMEM;
+
+	stream_set_options(fd, peer->any.sa_family);
+	failed = (struct connection){.dial = dial,
+	    .number = ++number,
+	    .accepted = clock_ms(),
+	    .peer = *peer,
+	    .client = fd,
+	    .upstream = "-",
+	    .target = "-",
+	    .end = "no-upstream"};
+	address_unmap(&failed.peer);
+	if (c != NULL) {
+		*c = failed;
+		error = pthread_create(&thread, NULL, run_connection, c);
+	}
+	if (error != 0) {
+		free(c);
+		stream_reset(fd);
+		close(fd);
+		failed.end = "no-resources";
+		failed.reason = stream_reason(AF_UNSPEC, error);
+		log_connection(&failed, &nothing);
+	}
+	return error;
+}
+
+/* Waits before the next attempt, longer each time; *delay_ms starts at 0. */
+static void
+back_off(unsigned *delay_ms)
+{
+	struct timespec delay;
+
+	*delay_ms = *delay_ms == 0 ? BACK_OFF_FIRST_MS : *delay_ms * 2;
+	if (*delay_ms > BACK_OFF_LAST_MS)
+		*delay_ms = BACK_OFF_LAST_MS;
+	delay.tv_sec = *delay_ms / 1000;
+	delay.tv_nsec = (long)(*delay_ms % 1000) * 1000000;
+	(void)nanosleep(&delay, NULL); /* EINTR: sooner does no harm */
+}
+
+static bool
+is_among(int error, const int *errors, size_t count)
+{
+	while (count > 0 && errors[count - 1] != error)
+		count--;
+	return count > 0;
+}
+
+/* Logs a failed accept(2), at most once a second, and waits if need be. */
+static void
+handle_accept_error(int error, unsigned *delay_ms)
+{
+	/* Of one connection, not of the listener: accept(2). */
+	static const int next[] = {EINTR, ECONNABORTED, EPROTO, ENOPROTOOPT,
+	    ENETDOWN, EHOSTDOWN, ENONET, EHOSTUNREACH, ENETUNREACH, EOPNOTSUPP,
+	    ETIMEDOUT, ECONNRESET, EPERM};
+	/* Resources that other connections may give back. */
+	static const int later[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
+	static uint64_t quiet_until;
+	bool fatal;
+
+	if (is_among(error, next, sizeof(next) / sizeof(*next)))
+		return;
+	fatal = !is_among(error, later, sizeof(later) / sizeof(*later));
+	if (fatal || clock_ms() >= quiet_until) {
+		quiet_until = clock_ms() + 1000;
+		log_line(LEVEL_ERROR, "msg=\"cannot accept\" reason=\"%s\"",
+		    stream_reason(AF_UNSPEC, error));
+	}
+	if (fatal)
+		exit(1);
+	back_off(delay_ms);
+}
+
+_Noreturn static void
+accept_loop(int listener, dial_function *dial)
+{
+	unsigned delay_ms = 0;
+
+	for (;;) {
+		struct address peer = {.length = sizeof(peer.in6)};
+		int fd;
+
+		while (sem_wait(&slots) == -1)
+			; /* EINTR */
+		fd = accept4(listener, &peer.any, &peer.length, SOCK_CLOEXEC);
+		if (fd != -1 && serve_client(fd, &peer, dial) == 0) {
+			delay_ms = 0;
+			continue;
+		}
+		if (fd == -1)
+			handle_accept_error(errno, &delay_ms);
+		else
+			back_off(&delay_ms);
+		sem_post(&slots);
+	}
+}
+
+/* Opens the listener; text: its address, for the log. Exits on failure. */
+static int
+open_listener(char *text, size_t size)
+{
+	bool is_vsock = settings.listen_host.text == NULL;
+	struct address address = settings.listen_vsock;
+	char own_cid[32] = "";
+	const char *reason;
+	uint32_t cid;
+	int fd;
+
+	if (is_vsock) {
+		fd = stream_listen(&address);
+		reason = stream_reason(AF_VSOCK, errno);
+		address_format(&address, text, size);
+	} else {
+		fd = stream_open(&settings.listen_host, 0, &address, &reason);
+		strcpy(text, settings.listen_host.text);
+	}
+	if (fd == -1) {
+		if (is_vsock && stream_local_cid(&cid) == 0)
+			(void)snprintf(
+			    own_cid, sizeof(own_cid), " own-cid=%u", cid);
+		log_line(LEVEL_ERROR,
+		    "msg=\"cannot listen\" listen=%s reason=\"%s\"%s", text,
+		    reason, own_cid);
+		exit(1);
+	}
+	/* With the port that was really bound. */
+	if (stream_local_address(fd, &address) == 0)
+		address_format(&address, text, size);
+	return fd;
+}
+
+/*
+ * Raises the soft limit on descriptors to the hard one. Returns how many
+ * connections that and the limit on threads allow.
+ */
+static unsigned
+raise_limits(void)
+{
+	struct rlimit files, threads;
+	uint64_t most = INT_MAX; /* at most SEM_VALUE_MAX */
+
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &files); /* always allowed */
+		if (files.rlim_cur / DESCRIPTORS_PER_CONNECTION < most)
+			most = files.rlim_cur / DESCRIPTORS_PER_CONNECTION;
+	}
+	if (getrlimit(RLIMIT_NPROC, &threads) == 0 &&
+	    threads.rlim_cur / THREADS_PER_CONNECTION < most)
+		most = threads.rlim_cur / THREADS_PER_CONNECTION;
+	return most > RESERVED ? (unsigned)most - RESERVED : 1;
+}
+
+void
+server_run(const char *upstream, dial_function *dial)
+{
+	unsigned most = raise_limits();
+	pthread_attr_t attributes;
+	char text[ADDRESS_TEXT_SIZE];
+	int listener;
+
+	(void)signal(SIGPIPE, SIG_IGN); /* can't fail for this signal */
+	/* If this fails, stacks stay as large as libc makes them. */
+	if (pthread_attr_init(&attributes) == 0 &&
+	    pthread_attr_setstacksize(&attributes, STACK_SIZE) == 0)
+		(void)pthread_setattr_default_np(&attributes);
+	copy_mode = copy_choose((enum copy_mode)settings.copy);
+	if (settings.max_connections != 0)
+		most = settings.max_connections;
+	(void)sem_init(&slots, 0, most); /* within INT_MAX: can't fail */
+	listener = open_listener(text, sizeof(text));
+	log_line(LEVEL_INFO,
+	    "msg=listening listen=%s upstream=%s copy=%s max-connections=%u",
+	    text, upstream, copy_mode == COPY_BUFFER ? "buffer" : "splice",
+	    most);
+	accept_loop(listener, dial);
+}

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the kernel's socket families do differently ends here: above, a stream
+ * is a descriptor.
+ */
+#include "stream.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
+
+static void
+close_keep_errno(int fd)
+{
+	int saved = errno;
+
+	close(fd);
+	errno = saved;
+}
+
+static void
+set_option(int fd, int level, int option, int value)
+{
+	/* Only for options whose failure does no harm. */
+	(void)setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+void
+stream_set_options(int fd, int family)
+{
+	if (family == AF_VSOCK)
+		return;
+	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
+}
+
+int
+stream_listen(const struct address *address)
+{
+	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd == -1)
+		return -1;
+	/* A restart need not wait for old connections to time out. */
+	if (address->any.sa_family != AF_VSOCK)
+		set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (bind(fd, &address->any, address->length) == -1 ||
+	    listen(fd, SOMAXCONN) == -1) {
+		close_keep_errno(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Makes connect(2) give up after ms milliseconds; 0: never. */
+static int
+limit_connect(int fd, int family, unsigned ms)
+{
+	struct timeval limit = {
+	    .tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000};
+
+	return family == AF_VSOCK
+		   ? setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
+			 &limit, sizeof(limit))
+		   : setsockopt(
+			 fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+}
+
+int
+stream_connect(const struct address *address, unsigned timeout_ms)
+{
+	int family = address->any.sa_family, status;
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd == -1)
+		return -1;
+	stream_set_options(fd, family);
+	if (limit_connect(fd, family, timeout_ms) == -1)
+		goto fail;
+	do { /* EINTR: only after SIGSTOP and SIGCONT, signal(7) */
+		status = connect(fd, &address->any, address->length);
+	} while (status == -1 && errno == EINTR);
+	if (status == -1) {
+		/* What connect(2) says when SO_SNDTIMEO ends it: socket(7). */
+		if (errno == EINPROGRESS || errno == EALREADY)
+			errno = ETIMEDOUT;
+		goto fail;
+	}
+	/* That limit would end writes, too. */
+	if (family != AF_VSOCK && limit_connect(fd, family, 0) == -1)
+		goto fail;
+	return fd;
+fail:
+	close_keep_errno(fd);
+	return -1;
+}
+
+int
+stream_open(const struct host_port *host_port, unsigned timeout_ms,
+    struct address *address, const char **reason)
+{
+	const struct addrinfo hints = {
+	    .ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+	struct addrinfo *list, *i;
+	unsigned count = 0;
+	int fd = -1;
+	int error =
+	    getaddrinfo(host_port->host, host_port->port, &hints, &list);
+
+	if (error != 0) {
+		*reason = error == EAI_SYSTEM ? stream_reason(AF_UNSPEC, errno)
+					      : gai_strerror(error);
+		return -1;
+	}
+	for (i = list; i != NULL; i = i->ai_next)
+		count++;
+	for (i = list; i != NULL && fd == -1; i = i->ai_next) {
+		memset(address, 0, sizeof(*address));
+		address->length = i->ai_addrlen;
+		memcpy(&address->any, i->ai_addr, i->ai_addrlen);
+		fd = timeout_ms == 0
+			 ? stream_listen(address)
+			 : stream_connect(address, timeout_ms / count);
+		if (fd == -1)
+			*reason = stream_reason(i->ai_family, errno);
+	}
+	freeaddrinfo(list);
+	return fd;
+}
+
+int
+stream_local_address(int fd, struct address *address)
+{
+	*address = (struct address){.length = sizeof(address->in6)};
+	if (getsockname(fd, &address->any, &address->length) == -1)
+		return -1;
+	address_unmap(address);
+	return 0;
+}
+
+int
+stream_original_destination(int fd, struct address *target)
+{
+	struct address local;
+	int status;
+
+	/* A v4-mapped client was redirected by IPv4's NAT, where SOL_IPV6 has
+	 * ENOENT: stream_local_address() has unmapped it. */
+	if (stream_local_address(fd, &local) == -1)
+		return -1;
+	*target = (struct address){.length = local.length};
+	status = local.any.sa_family == AF_INET
+		     ? getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &target->any,
+			   &target->length)
+		     : getsockopt(fd, SOL_IPV6, IP6T_SO_ORIGINAL_DST,
+			   &target->any, &target->length);
+	if (status == -1)
+		return -1;
+	address_unmap(target);
+	/* Once any NAT rule exists, direct connections have an entry, too. */
+	if (address_equal(target, &local)) {
+		errno = ENOENT;
+		return -1;
+	}
+	return 0;
+}
+
+void
+stream_reset(int fd)
+{
+	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+	static const struct sockaddr disconnect = {.sa_family = AF_UNSPEC};
+	struct address local;
+
+	if (stream_local_address(fd, &local) == -1 ||
+	    local.any.sa_family == AF_VSOCK) {
+		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
+		return;
+	}
+	/*
+	 * connect(2) to AF_UNSPEC is TCP's abort: it sends the reset and wakes
+	 * readers and writers (tcp_disconnect()). shutdown(SHUT_RDWR) would
+	 * send a FIN first, which looks like a clean end; close(2) wakes
+	 * nobody. Some 6.x kernels refuse it while a thread waits (EBUSY):
+	 * then wake the reader, and the lingering close sends the reset.
+	 */
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	if (connect(fd, &disconnect, sizeof(disconnect)) == -1)
+		(void)shutdown(fd, SHUT_RD);
+}
+
+int
+stream_local_cid(uint32_t *cid)
+{
+	int fd = open("/dev/vsock", O_RDONLY | O_CLOEXEC), status;
+
+	if (fd == -1)
+		return -1;
+	status = ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, cid);
+	close_keep_errno(fd);
+	return status;
+}
+
+const char *
+stream_reason(int family, int error)
+{
+	if (family == AF_VSOCK) {
+		switch (error) {
+		case ECONNRESET:
+			return "nobody listens there, or the backlog is full";
+		case ENODEV:
+			return "no such CID here";
+		case ETIMEDOUT:
+			return "no answer";
+		case EAFNOSUPPORT:
+			return "this kernel has no vsock";
+		case EADDRNOTAVAIL:
+			return "not a CID of this machine (any is all of them)";
+		default:
+			break;
+		}
+	}
+	/* Thread-safe with glibc and musl: constant strings for all errnos. */
+	return strerror(error);
+}

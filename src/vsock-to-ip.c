@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Listens on vsock; every connection goes to a fixed TCP address. A name is
+ * resolved anew for each.
+ */
+#include "options.h"
+#include "server.h"
+#include "stream.h"
+
+#include <string.h>
+
+static struct host_port upstream;
+
+static const struct option options[] = {
+    {'v', "vsock-addr", "VSOCK_ADDR",
+	"vsock address of the listener side (e.g. 88:4000)",
+	OPTION_LISTEN_VSOCK, .to.address = NULL},
+    {'i', "ip-addr", "IP_ADDR",
+	"ip address of the upstream side (e.g. 127.0.0.1:4000)",
+	OPTION_UPSTREAM_IP, .to.host_port = &upstream},
+    {.name = NULL},
+};
+
+static int
+dial(struct connection *c)
+{
+	struct address address;
+	int fd = stream_open(
+	    &upstream, settings.connect_timeout * 1000, &address, &c->reason);
+
+	if (fd == -1) /* none of its addresses: name it as written */
+		strcpy(c->upstream, upstream.text);
+	else
+		address_format(&address, c->upstream, sizeof(c->upstream));
+	return fd;
+}
+
+int
+main(int argc, char *argv[])
+{
+	options_parse("vsock-to-ip", options, argc, argv);
+	server_run(upstream.text, dial);
+}
