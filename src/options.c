@@ -235,9 +235,11 @@ options_parse(const char *program, const struct option *table, int argc,
 		p.options[p.count++] = table;
 	for (int i = 1; i < argc; i++) {
 		index = find(&p, argv[i], &value);
-		/* No valid value starts with a dash. */
+		/* A value starts with a dash only if it's a negative number. */
 		if (value == NULL && p.options[index]->metavar != NULL &&
-		    i + 1 < argc && argv[i + 1][0] != '-')
+		    i + 1 < argc &&
+		    (argv[i + 1][0] != '-' ||
+			strchr("123456789", argv[i + 1][1])))
 			value = argv[++i];
 		take(&p, index, value);
 	}

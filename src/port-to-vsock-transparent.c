@@ -3,6 +3,7 @@
  * Listens on TCP for redirected connections; every one goes to a fixed CID, to
  * the port that it was meant for.
  */
+#include "log.h"
 #include "options.h"
 #include "server.h"
 
