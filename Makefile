@@ -43,6 +43,9 @@ else
 BASE_CFLAGS += -fPIE
 BASE_LDFLAGS += -pie
 endif
+ifneq ($(WERROR),)
+WARNINGS += -Werror
+endif
 ALL_CFLAGS = $(BASE_CFLAGS) $(WARNINGS) $(HARDENING) $(CFLAGS)
 ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(CFLAGS) $(LDFLAGS)
 
@@ -69,9 +72,88 @@ ifneq ($(STATIC),)
 		echo "$@ is not static: it has an interpreter" >&2; exit 1; fi
 endif
 
+install: $(PROGRAM_FILES)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man7 \
+		$(DESTDIR)$(MANDIR)/man8
+	install -m 755 $(PROGRAM_FILES) $(DESTDIR)$(BINDIR)
+	install -m 644 man/tcp-proxy.7 $(DESTDIR)$(MANDIR)/man7
+	install -m 644 $(PROGRAMS:%=man/%.8) $(DESTDIR)$(MANDIR)/man8
+
+uninstall:
+	rm -f $(PROGRAMS:%=$(DESTDIR)$(BINDIR)/%)
+	rm -f $(PROGRAMS:%=$(DESTDIR)$(MANDIR)/man8/%.8) \
+		$(DESTDIR)$(MANDIR)/man7/tcp-proxy.7
+
 clean:
 	rm -rf $(O)
 
-.PHONY: all clean
+# Tests. Each unit test is linked with just the sources that it needs; the
+# kernel's faults are injected with --wrap.
+UNIT = $(MODULES)
+UNIT_FILES = $(UNIT:%=$(O)/tests/unit/%)
+NEEDS_address = address
+NEEDS_copy = copy
+NEEDS_log = log
+NEEDS_options = options address log
+NEEDS_preamble = preamble address
+NEEDS_relay = relay copy stream address
+NEEDS_server = server relay copy stream address log
+NEEDS_stream = stream address
+INTEGRATION = harness compat strict main
+INTEGRATION_FILE = $(O)/tests/integration/integration
 
--include $(MODULE_OBJECTS:.o=.d) $(PROGRAM_FILES:=.d)
+$(O)/tests/%.o: tests/%.c VERSION Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+.SECONDEXPANSION:
+$(UNIT_FILES): $(O)/tests/unit/%: $(O)/tests/unit/%.o $$(NEEDS_%:%=$(O)/%.o)
+	$(CC) -o $@ $^ $(WRAPS_$*:%=-Wl,--wrap=%) $(ALL_LDFLAGS) -lcmocka
+
+$(INTEGRATION_FILE): $(INTEGRATION:%=$(O)/tests/integration/%.o)
+	$(CC) -o $@ $^ $(ALL_LDFLAGS) -lcmocka
+
+$(O)/tests/loopback: $(O)/tests/loopback.o
+	$(CC) -o $@ $^ $(ALL_LDFLAGS)
+
+# Where the black-box suite finds the programs, by the end they stand on.
+PROXY_DIR = $(abspath $(O))
+PROXY_DIR_HOST = $(PROXY_DIR)
+PROXY_DIR_ENCLAVE = $(PROXY_DIR)
+GROUP = all
+GUEST =
+KERNEL =
+COMMANDS = nft ip busybox curl
+RUN = GUEST=$(GUEST) KERNEL=$(KERNEL) tools/run $(O)/tests/loopback \
+	--cache $(O)/guest $(addprefix --add ,$(sort $(PROXY_DIR_HOST) \
+	$(PROXY_DIR_ENCLAVE)) $(shell PATH=$$PATH:/usr/sbin:/sbin; \
+	for c in $(COMMANDS); do command -v $$c; done))
+
+# A make of its own, because what it installs may be what this one lacks.
+check:
+	@tools/setup build check
+	@$(MAKE) --no-print-directory check-unit check-integration
+
+check-unit: $(UNIT_FILES)
+	@for t in $(UNIT_FILES); do $$t || exit 1; done
+
+check-integration: $(INTEGRATION_FILE) $(O)/tests/loopback all
+	@tools/setup check
+	@$(RUN) --add $(INTEGRATION_FILE) --env GROUP=$(GROUP) \
+		--env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
+		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
+		$(abspath $(INTEGRATION_FILE))
+
+lint:
+	@tools/setup lint
+	@tools/lint
+
+demo:
+	@tools/setup build check
+	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback
+	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
+
+.PHONY: all check check-integration check-unit clean demo install lint \
+	uninstall
+
+-include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two loops do the same: splice(2) through a pipe of our own, which moves TCP
- * pages without copying them, and read/write through a buffer. Where splice
- * turns out not to work, the buffer loop takes over and loses nothing.
+ * Bytes go through a pipe of our own with splice(2), which moves TCP pages
+ * without copying them, or through a buffer with read and send. Where splice
+ * turns out not to work, the buffer takes over and nothing is lost.
  */
 #include "copy.h"
 
@@ -17,134 +17,128 @@
 
 /* A default pipe's capacity, and the most that is read at once. */
 #define READ_MAX 65536
-/*
- * The most that is handed to a socket in one call: some hypervisors corrupt
- * vsock packets of more than 32 KiB.
- */
+/* The most that is handed to a socket in one call: some hypervisors corrupt
+ * vsock packets of more than 32 KiB. */
 #define WRITE_MAX 32768
+
+struct engine {
+	int from, to;
+	int pipe_fds[2];
+	char *buffer; /* NULL as long as the pipe is used */
+};
 
 enum copy_mode
 copy_choose(enum copy_mode mode)
 {
-	int pipe_fds[2], fd;
+	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), pipe_fds[2];
 
 	if (mode != COPY_AUTO)
-		return mode;
+		goto done;
 	mode = COPY_SPLICE;
-	fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd == -1)
-		return mode;
-	if (pipe2(pipe_fds, O_CLOEXEC) == 0) {
-		/* Not connected: ENOTCONN if vsock has splice_read at all. */
-		if (splice(fd, NULL, pipe_fds[1], NULL, 1, 0) == -1 &&
-		    (errno == EINVAL || errno == ENOSYS))
-			mode = COPY_BUFFER;
-		close(pipe_fds[0]);
-		close(pipe_fds[1]);
-	}
-	close(fd);
+	if (pipe2(pipe_fds, O_CLOEXEC) == -1)
+		goto done;
+	/* Not connected: ENOTCONN, if vsock can be spliced from at all. */
+	if (splice(fd, NULL, pipe_fds[1], NULL, 1, 0) == -1 && errno == EINVAL)
+		mode = COPY_BUFFER;
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+done:
+	if (fd != -1)
+		close(fd);
 	return mode;
 }
 
-static size_t
-at_most(size_t length, size_t limit)
+/* Whether a call failed because this kernel can't splice this socket. */
+static bool
+splice_unsupported(const struct engine *e)
 {
-	return length < limit ? length : limit;
+	return e->buffer == NULL && (errno == EINVAL || errno == ENOSYS);
 }
 
-/* Writes all of it, or returns -1 with errno. */
 static int
-write_all(int to, const char *bytes, size_t length, _Atomic uint64_t *moved)
+use_buffer(struct engine *e)
 {
-	while (length > 0) {
-		ssize_t n =
-		    send(to, bytes, at_most(length, WRITE_MAX), MSG_NOSIGNAL);
+	/* Pages are used as far as they are written to. */
+	void *buffer = mmap(NULL, READ_MAX, PROT_READ | PROT_WRITE,
+	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-		if (n == -1) {
-			if (errno == EINTR)
-				continue;
-			return -1;
-		}
-		bytes += n;
-		length -= (size_t)n;
-		*moved += (uint64_t)n;
-	}
+	if (buffer == MAP_FAILED)
+		return -1;
+	e->buffer = buffer;
 	return 0;
 }
 
-/*
- * Reads from a socket or a pipe until end-of-file, or until `limit` bytes have
- * been moved.
- */
-static enum copy_end
-copy_buffered(
-    int from, int to, char *buffer, uint64_t limit, _Atomic uint64_t *moved)
+/* Reads what there is into the pipe or the buffer; waits for the first byte. */
+static ssize_t
+take_in(const struct engine *e, bool more_waits)
 {
-	while (limit > 0) {
-		ssize_t n = read(from, buffer, at_most(limit, READ_MAX));
+	struct pollfd readable = {.fd = e->from, .events = POLLIN};
 
-		if (n == 0)
-			break;
-		if (n == -1) {
-			if (errno == EINTR)
-				continue;
-			return COPY_READ_FAILED;
-		}
-		if (write_all(to, buffer, (size_t)n, moved) == -1)
+	if (e->buffer != NULL)
+		return read(e->from, e->buffer, READ_MAX);
+	/* Since Linux 6.5 a splice that waits holds pages for all that it might
+	 * read: let poll(2) wait. Should that fail, splice waits after all. */
+	if (!more_waits)
+		(void)poll(&readable, 1, -1);
+	return splice(e->from, NULL, e->pipe_fds[1], NULL, READ_MAX, 0);
+}
+
+/* Sends some of the n bytes that are in the pipe, or in the buffer at offset.
+ * Never more than the pipe holds: a splice out of an empty one never ends. */
+static ssize_t
+give_out(const struct engine *e, size_t offset, size_t n)
+{
+	if (n > WRITE_MAX)
+		n = WRITE_MAX;
+	return e->buffer == NULL
+		   ? splice(e->pipe_fds[0], NULL, e->to, NULL, n, 0)
+		   : send(e->to, e->buffer + offset, n, MSG_NOSIGNAL);
+}
+
+/* Delivers n bytes that were taken in. */
+static enum copy_end
+deliver(struct engine *e, size_t n, _Atomic uint64_t *moved)
+{
+	size_t done = 0;
+
+	while (done < n) {
+		ssize_t sent = give_out(e, done, n - done);
+
+		if (sent > 0) {
+			done += (size_t)sent;
+			*moved += (uint64_t)sent;
+		} else if (sent == -1 && splice_unsupported(e)) {
+			/* One read empties a pipe of ours. */
+			if (use_buffer(e) == -1 ||
+			    read(e->pipe_fds[0], e->buffer + done, n - done) !=
+				(ssize_t)(n - done))
+				return COPY_NO_RESOURCES;
+		} else if (sent == 0 || errno != EINTR) {
 			return COPY_WRITE_FAILED;
-		limit -= (uint64_t)n;
+		}
 	}
 	return COPY_EOF;
 }
 
-static bool
-splice_unsupported(void)
-{
-	return errno == EINVAL || errno == ENOSYS;
-}
-
-/*
- * Moves bytes until end-of-file or an error. *stuck is the number of bytes
- * that are in the pipe and not delivered.
- */
 static enum copy_end
-copy_spliced(int from, int to, const int pipe_fds[2], size_t *stuck,
-    _Atomic uint64_t *moved)
+copy_loop(struct engine *e, _Atomic uint64_t *moved)
 {
-	struct pollfd readable = {.fd = from, .events = POLLIN};
-	bool full = false;
+	enum copy_end end;
+	ssize_t n = 0;
 
 	for (;;) {
-		/* Since Linux 6.5 a splice that waits for input holds pages
-		 * for all that it might read. Let poll(2) wait instead. Its
-		 * failure doesn't matter: splice then waits. */
-		if (!full)
-			(void)poll(&readable, 1, -1);
-		ssize_t n = splice(from, NULL, pipe_fds[1], NULL, READ_MAX, 0);
-
+		n = take_in(e, n >= WRITE_MAX);
 		if (n == 0)
 			return COPY_EOF;
-		if (n == -1) {
-			if (errno == EINTR)
-				continue;
+		if (n > 0) {
+			end = deliver(e, (size_t)n, moved);
+			if (end != COPY_EOF)
+				return end;
+		} else if (splice_unsupported(e)) {
+			if (use_buffer(e) == -1)
+				return COPY_NO_RESOURCES;
+		} else if (errno != EINTR) {
 			return COPY_READ_FAILED;
-		}
-		full = n >= WRITE_MAX;
-		*stuck = (size_t)n;
-		/* Never more than the pipe holds: a splice out of an empty
-		 * pipe would wait for ever. */
-		while (*stuck > 0) {
-			n = splice(pipe_fds[0], NULL, to, NULL,
-			    at_most(*stuck, WRITE_MAX), 0);
-			if (n == -1 && errno == EINTR)
-				continue;
-			if (n <= 0) {
-				if (n == 0) /* never seen; don't spin on it */
-					errno = EIO;
-				return COPY_WRITE_FAILED;
-			}
-			*stuck -= (size_t)n;
-			*moved += (uint64_t)n;
 		}
 	}
 }
@@ -152,34 +146,19 @@ copy_spliced(int from, int to, const int pipe_fds[2], size_t *stuck,
 enum copy_end
 copy_run(int from, int to, enum copy_mode mode, _Atomic uint64_t *moved)
 {
-	enum copy_end end;
-	char *buffer = MAP_FAILED;
-	int pipe_fds[2] = {-1, -1}, saved;
-	size_t stuck = 0;
+	struct engine e = {from, to, {-1, -1}, NULL};
+	enum copy_end end = COPY_NO_RESOURCES;
+	int saved;
 
-	if (mode != COPY_BUFFER) {
-		if (pipe2(pipe_fds, O_CLOEXEC) == -1)
-			return COPY_NO_RESOURCES;
-		end = copy_spliced(from, to, pipe_fds, &stuck, moved);
-		if (end == COPY_EOF || !splice_unsupported())
-			goto done;
-	}
-	end = COPY_NO_RESOURCES;
-	/* Pages are used as far as they are written to. */
-	buffer = mmap(NULL, READ_MAX, PROT_READ | PROT_WRITE,
-	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (buffer == MAP_FAILED)
-		goto done;
-	end = copy_buffered(pipe_fds[0], to, buffer, stuck, moved);
-	if (end == COPY_EOF)
-		end = copy_buffered(from, to, buffer, UINT64_MAX, moved);
-done:
+	if (mode == COPY_BUFFER ? use_buffer(&e) == 0
+				: pipe2(e.pipe_fds, O_CLOEXEC) == 0)
+		end = copy_loop(&e, moved);
 	saved = errno;
-	if (buffer != MAP_FAILED)
-		munmap(buffer, READ_MAX);
-	if (pipe_fds[0] != -1) {
-		close(pipe_fds[0]);
-		close(pipe_fds[1]);
+	if (e.buffer != NULL)
+		munmap(e.buffer, READ_MAX);
+	if (e.pipe_fds[0] != -1) {
+		close(e.pipe_fds[0]);
+		close(e.pipe_fds[1]);
 	}
 	errno = saved;
 	return end;

@@ -201,20 +201,21 @@ take(struct parser *p, size_t index, const char *value)
 static size_t
 find(const struct parser *p, const char *argument, const char **value)
 {
-	const char *name = argument + 2;
 	bool is_long = strncmp(argument, "--", 2) == 0;
-	size_t length = is_long ? strcspn(name, "=") : 0;
+	size_t end = is_long ? strcspn(argument, "=") : 2;
 
-	for (size_t i = 0; i < p->count; i++) {
+	for (size_t i = 0; i < p->count && argument[0] == '-'; i++) {
 		const struct option *o = p->options[i];
 
-		if (is_long ? strlen(o->name) != length ||
-				  strncmp(o->name, name, length) != 0
-			    : argument[0] != '-' || o->letter == '\0' ||
-				  o->letter != argument[1])
+		if (is_long ? strlen(o->name) != end - 2 ||
+				  strncmp(o->name, argument + 2, end - 2) != 0
+			    : o->letter == '\0' || o->letter != argument[1])
 			continue;
-		name += length;
-		*value = *name == '=' ? name + 1 : *name == '\0' ? NULL : name;
+		*value = argument + end;
+		if (**value == '=')
+			(*value)++;
+		else if (**value == '\0')
+			*value = NULL;
 		return i;
 	}
 	usage_error("unexpected argument '%s': expected an option", argument);

@@ -238,7 +238,7 @@ open_listener(char *text, size_t size)
 		address_format(&address, text, size);
 	} else {
 		fd = stream_open(&settings.listen_host, 0, &address, &reason);
-		strcpy(text, settings.listen_host.text);
+		(void)snprintf(text, size, "%s", settings.listen_host.text);
 	}
 	if (fd == -1) {
 		if (is_vsock && stream_local_cid(&cid) == 0)

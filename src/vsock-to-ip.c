@@ -7,7 +7,7 @@
 #include "server.h"
 #include "stream.h"
 
-#include <string.h>
+#include <stdio.h>
 
 static struct host_port upstream;
 
@@ -29,7 +29,8 @@ dial(struct connection *c)
 	    &upstream, settings.connect_timeout * 1000, &address, &c->reason);
 
 	if (fd == -1) /* none of its addresses: name it as written */
-		strcpy(c->upstream, upstream.text);
+		(void)snprintf(
+		    c->upstream, sizeof(c->upstream), "%s", upstream.text);
 	else
 		address_format(&address, c->upstream, sizeof(c->upstream));
 	return fd;
