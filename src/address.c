@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Parses strictly: what isn't exactly one of the documented forms is refused,
- * so that a typing error ends at start and not as a failing connection.
- */
+/* Parses strictly: what isn't exactly one of the documented forms is refused,
+ * so that a typing error ends at start and not as a failing connection. */
 #include "address.h"
 
 #include <arpa/inet.h>

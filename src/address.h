@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Addresses: parsing what a user writes, formatting what a log says. No I/O.
- */
+/* Addresses: parsing what a user writes, formatting what a log says. No I/O. */
 #ifndef ADDRESS_H
 #define ADDRESS_H
 
@@ -38,19 +36,15 @@ struct host_port {
 bool address_parse_number(
     const char *text, uint64_t minimum, uint64_t maximum, uint64_t *number);
 
-/*
- * Parses CID:PORT, both unsigned 32-bit decimals; the CID may be one of the
+/* Parses CID:PORT, both unsigned 32-bit decimals; the CID may be one of the
  * words any (4294967295), local (1) and host (2): vsock(7). If port_given is
- * not NULL, CID alone will do, and *port_given tells. False: it isn't one.
- */
+ * not NULL, CID alone will do, and *port_given tells. False: it isn't one. */
 bool address_parse_vsock(
     const char *text, struct address *address, bool *port_given);
 
-/*
- * Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port 0 to 65535. A name whose
+/* Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port 0 to 65535. A name whose
  * last label is all digits is a mistyped IPv4 address, and isn't taken; nor
- * are the short forms that inet_aton(3) knows. False: it isn't one.
- */
+ * are the short forms that inet_aton(3) knows. False: it isn't one. */
 bool host_port_parse(const char *text, struct host_port *host_port);
 
 /* Makes an address from raw bytes in network order and a port. */
@@ -67,10 +61,8 @@ void address_unmap(struct address *address);
 /* Whether both name the same IP address and port (scope ids aside). */
 bool address_equal(const struct address *a, const struct address *b);
 
-/*
- * Writes a.b.c.d:PORT, [IPv6]:PORT or CID:PORT, "-" for no address.
- * size: ADDRESS_TEXT_SIZE.
- */
+/* Writes a.b.c.d:PORT, [IPv6]:PORT or CID:PORT, "-" for no address.
+ * size: ADDRESS_TEXT_SIZE. */
 void address_format(const struct address *address, char *text, size_t size);
 
 #endif

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Time for deadlines and durations.
- */
+/* Time for deadlines and durations. */
 #ifndef CLOCK_H
 #define CLOCK_H
 

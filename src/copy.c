@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Bytes go through a pipe of our own with splice(2), which moves TCP pages
+/* Bytes go through a pipe of our own with splice(2), which moves TCP pages
  * without copying them, or through a buffer with read and send. Where splice
- * turns out not to work, the buffer takes over and nothing is lost.
- */
+ * turns out not to work, the buffer takes over and nothing is lost. */
 #include "copy.h"
 
 #include <errno.h>

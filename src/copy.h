@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The engine: moves the bytes of one direction from one socket to another.
- */
+/* The engine: moves the bytes of one direction from one socket to another. */
 #ifndef COPY_H
 #define COPY_H
 
@@ -22,19 +20,15 @@ enum copy_end {
 	COPY_NO_RESOURCES, /* errno of pipe2(2) or mmap(2) */
 };
 
-/*
- * What COPY_AUTO means on this kernel: COPY_SPLICE, or COPY_BUFFER where
+/* What COPY_AUTO means on this kernel: COPY_SPLICE, or COPY_BUFFER where
  * splice(2) can't read from vsock (Linux before 5.1). Other modes are
- * returned as they are.
- */
+ * returned as they are. */
 enum copy_mode copy_choose(enum copy_mode mode);
 
-/*
- * Copies from one blocking stream socket to another until end-of-file or an
+/* Copies from one blocking stream socket to another until end-of-file or an
  * error, in the calling thread; neither is closed or shut down. SIGPIPE must
  * be ignored. *moved grows by what the kernel has taken for delivery; other
- * threads may read it at any time. On failure errno is set.
- */
+ * threads may read it at any time. On failure errno is set. */
 enum copy_end
 copy_run(int from, int to, enum copy_mode mode, _Atomic uint64_t *moved);
 

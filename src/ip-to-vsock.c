@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Listens on TCP; every connection goes to a fixed vsock address.
- */
+/* Listens on TCP; every connection goes to a fixed vsock address. */
 #include "options.h"
 #include "server.h"
 

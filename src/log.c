@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Lines are formatted on the stack: a stdio stream would lock, buffer, and
- * split a line into several writes.
- */
+/* Lines are formatted on the stack: a stdio stream would lock, buffer, and
+ * split a line into several writes. */
 #include "log.h"
 
 #include <errno.h>

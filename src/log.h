@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The log: logfmt on standard error, one write(2) a line, so that lines of
- * different threads never mix. Thread-safe after log_open(); never fails.
- */
+/* The log: logfmt on standard error, one write(2) a line, so that lines of
+ * different threads never mix. Thread-safe after log_open(); never fails. */
 #ifndef LOG_H
 #define LOG_H
 
@@ -16,12 +14,10 @@ enum log_level {
 /* Sets the program's name (kept, not copied) and the least severe level. */
 void log_open(const char *program, enum log_level threshold);
 
-/*
- * Writes a line, unless its level is below the threshold: ts=, level=, prog=
+/* Writes a line, unless its level is below the threshold: ts=, level=, prog=
  * and then the format (printf(3)), which starts with msg=. A value that may
  * hold a space stands in quotes in the format; none may hold a quote. A line
- * of more than 1,023 bytes is cut.
- */
+ * of more than 1,023 bytes is cut. */
 __attribute__((format(printf, 2, 3))) void
 log_line(enum log_level level, const char *format, ...);
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * getopt_long(3) would accept abbreviations and repeated options; this parser
- * is strict, and its texts are like those that users of the original know.
- */
+/* getopt_long(3) would accept abbreviations and repeated options; this parser
+ * is strict, and its texts are like those that users of the original know. */
 #include "options.h"
 
 #include "copy.h"
@@ -194,10 +192,8 @@ take(struct parser *p, size_t index, const char *value)
 	p->seen[index] = true;
 }
 
-/*
- * Finds the option of an argument: --name, --name=VALUE, -l, -lVALUE or
- * -l=VALUE. *value is NULL if the argument doesn't hold one.
- */
+/* Finds the option of an argument: --name, --name=VALUE, -l, -lVALUE or
+ * -l=VALUE. *value is NULL if the argument doesn't hold one. */
 static size_t
 find(const struct parser *p, const char *argument, const char **value)
 {

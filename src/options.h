@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The command line: a table for each program, from which both parsing and
- * --help are made, and the options that all programs share.
- */
+/* The command line: a table for each program, from which both parsing and
+ * --help are made, and the options that all programs share. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -36,12 +34,10 @@ struct option {
 	bool *port_given; /* OPTION_UPSTREAM_CID: see address_parse_vsock() */
 };
 
-/*
- * Parses the command line against a program's own table, which ends with a row
+/* Parses the command line against a program's own table, which ends with a row
  * whose name is NULL, and the common options; then opens the log. Ends the
  * process after --help and --version (exit status 0) and after an error: one
- * line that names the value and what was expected, exit status 2.
- */
+ * line that names the value and what was expected, exit status 2. */
 void options_parse(const char *program, const struct option *table, int argc,
     char *const argv[]);
 

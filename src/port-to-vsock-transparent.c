@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Listens on TCP for redirected connections; every one goes to a fixed CID, to
- * the port that it was meant for.
- */
+/* Listens on TCP for redirected connections; every one goes to a fixed CID, to
+ * the port that it was meant for. */
 #include "log.h"
 #include "options.h"
 #include "server.h"

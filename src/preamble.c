@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The reader trusts nothing: a sender may stop, dribble or send noise, and
- * what follows the preamble belongs to the connection.
- */
+/* The reader trusts nothing: a sender may stop, dribble or send noise, and
+ * what follows the preamble belongs to the connection. */
 #include "preamble.h"
 
 #include "clock.h"

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Two threads share two sockets. Only this order matters: the first failure
+/* Two threads share two sockets. Only this order matters: the first failure
  * is recorded before anybody is woken, and an end-of-file is passed on only
- * after a look at that record.
- */
+ * after a look at that record. */
 #include "relay.h"
 
 #include "stream.h"
@@ -53,12 +51,10 @@ fail(struct relay *relay, enum relay_end end, int error)
 	return failed || first;
 }
 
-/*
- * An end-of-file may be a reset in disguise: the kernel reports an error once,
+/* An end-of-file may be a reset in disguise: the kernel reports an error once,
  * and the thread that writes to this socket may have been told and not have
  * recorded it yet; a vsock socket whose peer machine died reports end-of-file
- * to all but those asleep. Returns 0 for a clean end, or an errno.
- */
+ * to all but those asleep. Returns 0 for a clean end, or an errno. */
 static int
 hidden_error(const struct direction *d)
 {

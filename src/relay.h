@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Both directions of one connection: half-close, and the abort that keeps
- * cut-off data from looking complete.
- */
+/* Both directions of one connection: half-close, and the abort that keeps
+ * cut-off data from looking complete. */
 #ifndef RELAY_H
 #define RELAY_H
 
@@ -23,13 +21,11 @@ struct relay_result {
 	uint64_t down; /* bytes from upstream that the client's kernel took */
 };
 
-/*
- * Relays between two connected stream sockets, in this thread and a second
+/* Relays between two connected stream sockets, in this thread and a second
  * one, until both directions have ended. End-of-file from one side becomes
  * shutdown(SHUT_WR) of the other when all data is delivered; the opposite
  * direction goes on without a time limit. Any error ends both directions and
- * resets both sockets (stream_reset()). The descriptors stay open.
- */
+ * resets both sockets (stream_reset()). The descriptors stay open. */
 struct relay_result relay_run(int client, int upstream, enum copy_mode mode);
 
 #endif

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The accept loop does nothing that can wait for a peer: that happens in the
+/* The accept loop does nothing that can wait for a peer: that happens in the
  * connection's thread. The limit on connections is taken before accept(2), so
- * that the excess waits in the kernel's backlog.
- */
+ * that the excess waits in the kernel's backlog. */
 #include "server.h"
 
 #include "clock.h"
@@ -15,6 +13,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -153,14 +152,10 @@ serve_client(int fd, const struct address *peer, dial_function *dial)
 static void
 back_off(unsigned *delay_ms)
 {
-	struct timespec delay;
-
 	*delay_ms = *delay_ms == 0 ? BACK_OFF_FIRST_MS : *delay_ms * 2;
 	if (*delay_ms > BACK_OFF_LAST_MS)
 		*delay_ms = BACK_OFF_LAST_MS;
-	delay.tv_sec = *delay_ms / 1000;
-	delay.tv_nsec = (long)(*delay_ms % 1000) * 1000000;
-	(void)nanosleep(&delay, NULL); /* EINTR: sooner does no harm */
+	(void)poll(NULL, 0, (int)*delay_ms); /* EINTR: sooner does no harm */
 }
 
 static bool
@@ -255,10 +250,8 @@ open_listener(char *text, size_t size)
 	return fd;
 }
 
-/*
- * Raises the soft limit on descriptors to the hard one. Returns how many
- * connections that and the limit on threads allow.
- */
+/* Raises the soft limit on descriptors to the hard one. Returns how many
+ * connections that and the limit on threads allow. */
 static unsigned
 raise_limits(void)
 {

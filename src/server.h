@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * What the five programs share: listen, accept, a thread for each connection,
- * the connection limit, back-off, and one log line for each connection.
- */
+/* What the five programs share: listen, accept, a thread for each connection,
+ * the connection limit, back-off, and one log line for each connection. */
 #ifndef SERVER_H
 #define SERVER_H
 
@@ -10,11 +8,9 @@
 
 struct connection;
 
-/*
- * Gets the upstream for a client: resolves, connects, exchanges preambles. May
+/* Gets the upstream for a client: resolves, connects, exchanges preambles. May
  * block; runs in the connection's own thread. Returns the connected socket, or
- * -1 with c->reason set.
- */
+ * -1 with c->reason set. */
 typedef int dial_function(struct connection *c);
 
 /* A connection. A dial function reads client and sets what is below it. */
@@ -30,23 +26,17 @@ struct connection {
 	const char *reason; /* why dialling failed: static */
 };
 
-/*
- * For dial functions: the original destination of a redirected client, noted
- * in c->target. Returns 0, or -1 with c->reason and c->end set.
- */
+/* For dial functions: the original destination of a redirected client, noted
+ * in c->target. Returns 0, or -1 with c->reason and c->end set. */
 int server_target(struct connection *c, struct address *target);
 
-/*
- * For dial functions: connects to a numeric upstream and notes it in
- * c->upstream. Returns as they do.
- */
+/* For dial functions: connects to a numeric upstream and notes it in
+ * c->upstream. Returns as they do. */
 int server_connect(struct connection *c, const struct address *upstream);
 
-/*
- * Serves, as the settings say, until the process is ended. upstream: for the
+/* Serves, as the settings say, until the process is ended. upstream: for the
  * log. Exits with status 1, after a line in the log, if it can't listen or
- * accept for good. Call once, from main.
- */
+ * accept for good. Call once, from main. */
 _Noreturn void server_run(const char *upstream, dial_function *dial);
 
 #endif

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * What the command line says and all programs share. Set by options_parse()
- * before any thread starts, constant from then on.
- */
+/* What the command line says and all programs share. Set by options_parse()
+ * before any thread starts, constant from then on. */
 #ifndef SETTINGS_H
 #define SETTINGS_H
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * What the kernel's socket families do differently ends here: above, a stream
- * is a descriptor.
- */
+/* What the kernel's socket families do differently ends here: above, a stream
+ * is a descriptor. */
 #include "stream.h"
 
 #include <errno.h>
@@ -188,13 +186,11 @@ stream_reset(int fd)
 		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
 		return;
 	}
-	/*
-	 * connect(2) to AF_UNSPEC is TCP's abort: it sends the reset and wakes
+	/* connect(2) to AF_UNSPEC is TCP's abort: it sends the reset and wakes
 	 * readers and writers (tcp_disconnect()). shutdown(SHUT_RDWR) would
 	 * send a FIN first, which looks like a clean end; close(2) wakes
 	 * nobody. Some 6.x kernels refuse it while a thread waits (EBUSY):
-	 * then wake the reader, and the lingering close sends the reset.
-	 */
+	 * then wake the reader, and the lingering close sends the reset. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 	if (connect(fd, &disconnect, sizeof(disconnect)) == -1)
 		(void)shutdown(fd, SHUT_RD);

@@ -1,70 +1,54 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Stream sockets of any family: listen, connect, options, original
+/* Stream sockets of any family: listen, connect, options, original
  * destination, reset. Descriptors made here are close-on-exec, blocking, and
- * the caller's to close. Everything is thread-safe.
- */
+ * the caller's to close. Everything is thread-safe. */
 #ifndef STREAM_H
 #define STREAM_H
 
 #include "address.h"
 
-/*
- * Binds and listens on a TCP or vsock address, with the longest backlog.
- * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2).
- */
+/* Binds and listens on a TCP or vsock address, with the longest backlog.
+ * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2). */
 int stream_listen(const struct address *address);
 
-/*
- * Connects, for at most timeout_ms milliseconds (> 0); for vsock too, where
+/* Connects, for at most timeout_ms milliseconds (> 0); for vsock too, where
  * the kernel's own limit is 2 s. A TCP socket gets stream_set_options().
  * Returns the socket, or -1 with errno of socket(2) or connect(2); ETIMEDOUT
- * when the time is over.
- */
+ * when the time is over. */
 int stream_connect(const struct address *address, unsigned timeout_ms);
 
-/*
- * Resolves HOST:PORT, which may block for as long as the resolver likes, and
+/* Resolves HOST:PORT, which may block for as long as the resolver likes, and
  * does one of the above with each address in turn until it succeeds:
  * stream_listen() if timeout_ms is 0, else stream_connect() with an equal
  * share of timeout_ms. *address is the one taken. Returns the descriptor, or
- * -1 with *reason set (static text, needs no errno).
- */
+ * -1 with *reason set (static text, needs no errno). */
 int stream_open(const struct host_port *host_port, unsigned timeout_ms,
     struct address *address, const char **reason);
 
-/*
- * For TCP, TCP_NODELAY and keepalive (first probe after 60 s, then 6, 10 s
- * apart); nothing for vsock. Failure does no harm and isn't reported.
- */
+/* For TCP, TCP_NODELAY and keepalive (first probe after 60 s, then 6, 10 s
+ * apart); nothing for vsock. Failure does no harm and isn't reported. */
 void stream_set_options(int fd, int family);
 
-/*
- * The address that a redirected TCP connection was meant for before NAT:
+/* The address that a redirected TCP connection was meant for before NAT:
  * SO_ORIGINAL_DST (getorigdst() in net/netfilter/nf_conntrack_proto.c).
  * IPv4-mapped addresses come as IPv4. Returns 0, or -1 with ENOENT: not
  * redirected (also when the destination is the accepted socket's own address,
- * which would be a loop), or errno of getsockopt(2).
- */
+ * which would be a loop), or errno of getsockopt(2). */
 int stream_original_destination(int fd, struct address *target);
 
 /* getsockname(2), IPv4-mapped addresses as IPv4. Returns 0, or -1, errno. */
 int stream_local_address(int fd, struct address *address);
 
-/*
- * Ends both directions at once and wakes every thread that waits on fd. A TCP
+/* Ends both directions at once and wakes every thread that waits on fd. A TCP
  * peer sees a reset, never a clean end; vsock has no reset: a vsock peer reads
- * what is queued, then end-of-file. fd stays open.
- */
+ * what is queued, then end-of-file. fd stays open. */
 void stream_reset(int fd);
 
 /* An errno of a socket of this family in words for users. Static text. */
 const char *stream_reason(int family, int error);
 
-/*
- * This machine's own CID: vsock(7), IOCTL_VM_SOCKETS_GET_LOCAL_CID. Returns 0,
- * or -1 with errno of open(2) or ioctl(2) on /dev/vsock.
- */
+/* This machine's own CID: vsock(7), IOCTL_VM_SOCKETS_GET_LOCAL_CID. Returns 0,
+ * or -1 with errno of open(2) or ioctl(2) on /dev/vsock. */
 int stream_local_cid(uint32_t *cid);
 
 #endif

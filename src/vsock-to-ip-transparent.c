@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Listens on vsock; every connection names its TCP target in a preamble.
- */
+/* Listens on vsock; every connection names its TCP target in a preamble. */
 #include "options.h"
 #include "preamble.h"
 #include "server.h"

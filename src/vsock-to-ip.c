@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Listens on vsock; every connection goes to a fixed TCP address. A name is
- * resolved anew for each.
- */
+/* Listens on vsock; every connection goes to a fixed TCP address. A name is
+ * resolved anew for each. */
 #include "options.h"
 #include "server.h"
 #include "stream.h"
