@@ -26,7 +26,7 @@ HARDENING_LINK = -Wl,-z,relro,-z,now,-z,noexecstack
 
 # What the source needs.
 VERSION := $(shell cat VERSION)
-PREFIX_MAPS := -ffile-prefix-map=$(CURDIR)/=
+PREFIX_MAPS := -ffile-prefix-map=$(CURDIR)=.
 # Debian's musl-gcc knows no kernel headers; behind its own, the host's do.
 KERNEL_HEADERS := $(shell printf \
 	'\043include <sys/socket.h>\n\043include <linux/vm_sockets.h>\n' | \
