@@ -99,7 +99,16 @@ NEEDS_preamble = preamble address
 NEEDS_relay = relay copy stream address
 NEEDS_server = server relay copy stream address log
 NEEDS_stream = stream address
-INTEGRATION = harness compat strict main
+WRAPS_copy = mmap pipe2 poll read send socket splice
+WRAPS_log = clock_gettime write
+WRAPS_preamble = poll recv send
+WRAPS_relay = connect pipe2 pthread_create read send shutdown splice
+WRAPS_server = accept4 clock_gettime malloc poll pthread_create \
+	stream_listen stream_local_cid stream_original_destination
+WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt ioctl \
+	listen open setsockopt shutdown socket
+INTEGRATION = bridge compat harness main network program strict \
+	strict_listen strict_log strict_usage traffic
 INTEGRATION_FILE = $(O)/tests/integration/integration
 
 $(O)/tests/%.o: tests/%.c VERSION Makefile
@@ -107,7 +116,8 @@ $(O)/tests/%.o: tests/%.c VERSION Makefile
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 .SECONDEXPANSION:
-$(UNIT_FILES): $(O)/tests/unit/%: $(O)/tests/unit/%.o $$(NEEDS_%:%=$(O)/%.o)
+$(UNIT_FILES): $(O)/tests/unit/%: $(O)/tests/unit/%.o \
+		$$(addprefix $(O)/,$$(addsuffix .o,$$(NEEDS_$$*)))
 	$(CC) -o $@ $^ $(WRAPS_$*:%=-Wl,--wrap=%) $(ALL_LDFLAGS) -lcmocka
 
 $(INTEGRATION_FILE): $(INTEGRATION:%=$(O)/tests/integration/%.o)

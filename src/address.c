@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define DIGITS "0123456789"
 #define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -66,16 +67,22 @@ address_parse_vsock(const char *text, struct address *address, bool *port_given)
 static bool
 is_name_or_ipv4(const char *host)
 {
-	const char *dot = strrchr(host, '.');
-	const char *last_label = dot == NULL ? host : dot + 1;
+	size_t end = strlen(host), label;
 	struct in_addr ignored;
 
 	if (host[strspn(host, LETTERS DIGITS "-_.")] != '\0' ||
 	    host[0] == '-' || host[0] == '.' || strstr(host, "..") != NULL)
 		return false;
-	return *last_label == '\0' || /* the root's dot */
-	       last_label[strspn(last_label, DIGITS)] != '\0' ||
-	       inet_pton(AF_INET, host, &ignored) == 1;
+	if (host[end - 1] == '.') /* the root's dot */
+		end--;
+	for (label = end; label > 0 && host[label - 1] != '.';)
+		label--;
+	/* No top-level domain is a number, but resolvers take such a host for
+	 * an address: inet_aton(3). */
+	if (label + strspn(host + label, DIGITS) < end &&
+	    strncasecmp(host + label, "0x", 2) != 0)
+		return true;
+	return inet_pton(AF_INET, host, &ignored) == 1;
 }
 
 bool

@@ -111,7 +111,10 @@ deliver(struct engine *e, size_t n, _Atomic uint64_t *moved)
 			    read(e->pipe_fds[0], e->buffer + done, n - done) !=
 				(ssize_t)(n - done))
 				return COPY_NO_RESOURCES;
-		} else if (sent == 0 || errno != EINTR) {
+		} else if (sent == 0) { /* never seen; don't spin on it */
+			errno = EIO;
+			return COPY_WRITE_FAILED;
+		} else if (errno != EINTR) {
 			return COPY_WRITE_FAILED;
 		}
 	}

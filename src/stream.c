@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/time.h>
@@ -127,9 +128,9 @@ stream_open(const struct host_port *host_port, unsigned timeout_ms,
 		memset(address, 0, sizeof(*address));
 		address->length = i->ai_addrlen;
 		memcpy(&address->any, i->ai_addr, i->ai_addrlen);
-		fd = timeout_ms == 0
-			 ? stream_listen(address)
-			 : stream_connect(address, timeout_ms / count);
+		fd = timeout_ms == 0 ? stream_listen(address)
+				     : stream_connect(address,
+					   (timeout_ms + count - 1) / count);
 		if (fd == -1)
 			*reason = stream_reason(i->ai_family, errno);
 	}
@@ -187,13 +188,17 @@ stream_reset(int fd)
 		return;
 	}
 	/* connect(2) to AF_UNSPEC is TCP's abort: it sends the reset and wakes
-	 * readers and writers (tcp_disconnect()). shutdown(SHUT_RDWR) would
-	 * send a FIN first, which looks like a clean end; close(2) wakes
-	 * nobody. Some 6.x kernels refuse it while a thread waits (EBUSY):
-	 * then wake the reader, and the lingering close sends the reset. */
+	 * readers and writers (tcp_disconnect()); close(2) wakes nobody. Some
+	 * 6.x kernels refuse it while a thread waits (EBUSY): wake the reader
+	 * first. A writer that waits is woken only by the end of its side; the
+	 * FIN of that stands behind a full queue, which close(2) drops. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-	if (connect(fd, &disconnect, sizeof(disconnect)) == -1)
-		(void)shutdown(fd, SHUT_RD);
+	for (int tries = 0;
+	     tries < 20 && connect(fd, &disconnect, sizeof(disconnect)) == -1;
+	     tries++) {
+		(void)shutdown(fd, tries < 19 ? SHUT_RD : SHUT_RDWR);
+		(void)poll(NULL, 0, 1);
+	}
 }
 
 int
