@@ -104,6 +104,7 @@ WRAPS_log = clock_gettime write
 WRAPS_preamble = poll recv send
 WRAPS_relay = connect pipe2 pthread_create read send shutdown splice
 WRAPS_server = accept4 clock_gettime malloc poll pthread_create \
+	pthread_setattr_default_np \
 	stream_listen stream_local_cid stream_original_destination
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt ioctl \
 	listen open setsockopt shutdown socket

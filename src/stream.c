@@ -180,6 +180,7 @@ stream_reset(int fd)
 {
 	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 	static const struct sockaddr disconnect = {.sa_family = AF_UNSPEC};
+	struct pollfd writable = {.fd = fd, .events = POLLOUT};
 	struct address local;
 
 	if (stream_local_address(fd, &local) == -1 ||
@@ -193,12 +194,14 @@ stream_reset(int fd)
 	 * first. A writer that waits is woken only by the end of its side; the
 	 * FIN of that stands behind a full queue, which close(2) drops. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-	for (int tries = 0;
-	     tries < 20 && connect(fd, &disconnect, sizeof(disconnect)) == -1;
-	     tries++) {
-		(void)shutdown(fd, tries < 19 ? SHUT_RD : SHUT_RDWR);
+	for (int tries = 0; tries < 20; tries++) {
+		if (connect(fd, &disconnect, sizeof(disconnect)) == 0)
+			return;
+		(void)shutdown(fd, SHUT_RD);
 		(void)poll(NULL, 0, 1);
 	}
+	if (poll(&writable, 1, 0) == 0)
+		(void)shutdown(fd, SHUT_WR);
 }
 
 int

@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of address: what is taken for an address, what is not, and that
+ * parsing and formatting agree. */
+#include "address.h"
+
+#include "support.h"
+
+#define LABEL_63 \
+	"a23456789-b23456789-c23456789-d23456789-e23456789-f23456789-123"
+#define NAME_253                                             \
+	LABEL_63 "." LABEL_63 "." LABEL_63                   \
+		 ".a23456789-b23456789-c23456789-d23456789-" \
+		 "e23456789-f23456789-1"
+#define ZEROS_16 "0000000000000000"
+
+static const uint8_t bytes_of_mapped[16] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1};
+
+static void
+test_number_taken(void **state)
+{
+	/* Fails if a number is misread, or a bound is outside of its range. */
+	static const struct {
+		const char *text;
+		uint64_t minimum, maximum, number;
+	} cases[] = {
+	    {"0", 0, 0, 0},
+	    {"1", 1, 1, 1},
+	    {"9", 0, 9, 9},
+	    {"65535", 0, 65535, 65535},
+	    {"4294967295", 0, UINT32_MAX, UINT32_MAX},
+	    {"4294967296", 0, UINT64_MAX, UINT64_C(4294967296)},
+	    {"18446744073709551615", 0, UINT64_MAX, UINT64_MAX},
+	    {"18446744073709551609", UINT64_MAX - 6, UINT64_MAX,
+		UINT64_MAX - 6},
+	    /* The original took leading zeros. */
+	    {"0080", 80, 80, 80},
+	    {ZEROS_16 ZEROS_16 "7", 0, 7, 7},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		uint64_t number = 4711;
+
+		if (!address_parse_number(cases[i].text, cases[i].minimum,
+			cases[i].maximum, &number))
+			fail_msg("refused: '%s'", cases[i].text);
+		assert_true(number == cases[i].number);
+	}
+}
+
+static void
+test_number_refused(void **state)
+{
+	/* Fails if a typing error passes for a number, or a bound is ignored.
+	 */
+	static const struct {
+		const char *text;
+		uint64_t minimum, maximum;
+	} cases[] = {
+	    {"", 0, UINT64_MAX},
+	    {" ", 0, UINT64_MAX},
+	    {" 1", 0, UINT64_MAX},
+	    {"1 ", 0, UINT64_MAX},
+	    {"1\n", 0, UINT64_MAX},
+	    {"\t1", 0, UINT64_MAX},
+	    {"+1", 0, UINT64_MAX},
+	    {"-1", 0, UINT64_MAX},
+	    {"-0", 0, UINT64_MAX},
+	    {"1.0", 0, UINT64_MAX},
+	    {"1e3", 0, UINT64_MAX},
+	    {"0x10", 0, UINT64_MAX},
+	    {"10h", 0, UINT64_MAX},
+	    {"1_000", 0, UINT64_MAX},
+	    {"1,000", 0, UINT64_MAX},
+	    {"/", 0, UINT64_MAX}, /* before '0' */
+	    {":", 0, UINT64_MAX}, /* after '9' */
+	    {"\xb2", 0, UINT64_MAX},
+	    {"\xd9\xa1", 0, UINT64_MAX}, /* an Arabic 1 */
+	    {"0", 1, 9},
+	    {"10", 1, 9},
+	    {"65536", 0, 65535},
+	    {"4294967296", 0, UINT32_MAX},
+	    {"18446744073709551616", 0, UINT64_MAX},
+	    {"18446744073709551620", 0, UINT64_MAX},
+	    {"18446744073709551696", 0, UINT64_MAX}, /* 80 in 64 bits */
+	    {"184467440737095516150", 0, UINT64_MAX},
+	    {"99999999999999999999999999999999999999", 0, UINT64_MAX},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		uint64_t number;
+
+		if (address_parse_number(cases[i].text, cases[i].minimum,
+			cases[i].maximum, &number))
+			fail_msg("taken: '%s'", cases[i].text);
+	}
+}
+
+static void
+test_vsock_taken(void **state)
+{
+	/* Fails if a valid vsock address is refused or misread. */
+	static const struct {
+		const char *text;
+		uint32_t cid, port;
+	} cases[] = {
+	    {"3:1200", 3, 1200},
+	    {"0:0", 0, 0},
+	    {"1:1", 1, 1},
+	    {"88:65536", 88, 65536},
+	    {"4294967294:4294967294", UINT32_MAX - 1, UINT32_MAX - 1},
+	    {"4294967295:4294967295", UINT32_MAX, UINT32_MAX},
+	    {"007:0042", 7, 42},
+	    {"any:0", VMADDR_CID_ANY, 0},
+	    {"any:4294967295", VMADDR_CID_ANY, VMADDR_PORT_ANY},
+	    {"local:1", 1, 1},
+	    {"host:9000", 2, 9000},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct address address;
+		bool port_given = false;
+
+		if (!address_parse_vsock(cases[i].text, &address, NULL))
+			fail_msg("refused: '%s'", cases[i].text);
+		assert_int_equal(address.length, sizeof(address.vm));
+		assert_int_equal(address.any.sa_family, AF_VSOCK);
+		assert_int_equal(address.vm.svm_cid, cases[i].cid);
+		assert_int_equal(address.vm.svm_port, cases[i].port);
+		assert_int_equal(address_port(&address), cases[i].port);
+		assert_true(
+		    address_parse_vsock(cases[i].text, &address, &port_given));
+		assert_true(port_given);
+	}
+}
+
+static void
+test_vsock_refused(void **state)
+{
+	/* Fails if a typing error passes for a vsock address. */
+	static const char *const cases[] = {"", ":", "3:", ":3", "::", "3::4",
+	    "3:4:5", "3:4:", ":3:4", " 3:4", "3 :4", "3: 4", "3:4 ", "+3:4",
+	    "3:+4", "-3:4", "3:-4", "-1:4", "3:-1", "0x3:4", "3:0x4", "3.4",
+	    "3,4", "3;4", "3/4", "3:4\n", "a:4", "3:a", "4294967296:4",
+	    "3:4294967296", "18446744073709551619:4", "3:18446744073709551620",
+	    "Any:4", "ANY:4", "anyx:4", "an:4", "any :4", " any:4", "any::4",
+	    "any:any", "3:any", "hypervisor:4", "localhost:4", "hosts:4",
+	    "local:", "host:", "any:", "vsock:3:4", "vsock://3:4",
+	    "127.0.0.1:80", "[::1]:80", "*:4", "3:*",
+	    /* Texts that are longer than the longest number, and far longer. */
+	    ZEROS_16 "3:", "any" ZEROS_16 ":4",
+	    "3:4" ZEROS_16 ZEROS_16 ZEROS_16, NAME_253 ":4", NAME_253 NAME_253,
+	    "3:" NAME_253};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct address address;
+		bool port_given;
+
+		if (address_parse_vsock(cases[i], &address, NULL))
+			fail_msg("taken: '%s'", cases[i]);
+		/* What has a colon is no CID alone, either. */
+		if (strchr(cases[i], ':') != NULL &&
+		    address_parse_vsock(cases[i], &address, &port_given))
+			fail_msg("taken with an optional port: '%s'", cases[i]);
+	}
+}
+
+static void
+test_cid_alone(void **state)
+{
+	/* Fails if the port can't be left out where it doesn't matter. */
+	static const struct {
+		const char *text;
+		uint32_t cid;
+	} cases[] = {{"88", 88}, {"0", 0}, {"4294967295", UINT32_MAX},
+	    {"any", VMADDR_CID_ANY}, {"local", 1}, {"host", 2}};
+	static const char *const bad[] = {"", " ", "-1", "+1", "1.5", "one",
+	    "4294967296", "88 ", " 88", "anyone", "Host", NAME_253};
+	struct address address;
+	bool port_given;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		port_given = true;
+		if (!address_parse_vsock(cases[i].text, &address, &port_given))
+			fail_msg("refused: '%s'", cases[i].text);
+		assert_false(port_given);
+		assert_int_equal(address.vm.svm_cid, cases[i].cid);
+		assert_int_equal(address.any.sa_family, AF_VSOCK);
+		if (address_parse_vsock(cases[i].text, &address, NULL))
+			fail_msg("taken without a port: '%s'", cases[i].text);
+	}
+	for (size_t i = 0; i < LENGTH(bad); i++) {
+		if (address_parse_vsock(bad[i], &address, &port_given))
+			fail_msg("taken: '%s'", bad[i]);
+	}
+}
+
+static void
+test_host_port_taken(void **state)
+{
+	/* Fails if a valid host and port is refused or misread. */
+	static const struct {
+		const char *host, *port, *text;
+	} cases[] = {
+	    {"127.0.0.1", "80", "127.0.0.1:80"},
+	    {"0.0.0.0", "0", "0.0.0.0:0"},
+	    {"255.255.255.255", "65535", "255.255.255.255:65535"},
+	    {"::", "0", "[::]:0"},
+	    {"::1", "443", "[::1]:443"},
+	    {"2001:db8::1:2", "1", "[2001:db8::1:2]:1"},
+	    {"2001:DB8::A", "1", "[2001:DB8::A]:1"},
+	    {"::ffff:192.0.2.1", "1", "[::ffff:192.0.2.1]:1"},
+	    {"ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", "65535",
+		"[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535"},
+	    {"localhost", "4000", "localhost:4000"},
+	    {"x", "1", "x:1"},
+	    {"example.com", "443", "example.com:443"},
+	    {"example.com.", "443", "example.com.:443"},
+	    {"EXAMPLE.Com", "443", "EXAMPLE.Com:443"},
+	    {"_srv._tcp.example", "1", "_srv._tcp.example:1"},
+	    {"xn--bcher-kva.example", "1", "xn--bcher-kva.example:1"},
+	    {"4chan.org", "1", "4chan.org:1"},
+	    {"1.2.3.4.example", "1", "1.2.3.4.example:1"},
+	    {"1a", "1", "1a:1"},
+	    {"7e3", "1", "7e3:1"},
+	    {"a-", "1", "a-:1"},
+	    {NAME_253, "65535", NAME_253 ":65535"},
+	    {"a", "0080", "a:0080"},
+	    {NAME_253, ZEROS_16 "1", NAME_253 ":" ZEROS_16 "1"},
+	};
+
+	(void)state;
+	assert_int_equal(strlen(NAME_253), 253);
+	assert_int_equal(
+	    strlen(cases[LENGTH(cases) - 1].text), ADDRESS_TEXT_SIZE - 1);
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct host_port host_port;
+
+		if (!host_port_parse(cases[i].text, &host_port))
+			fail_msg("refused: '%s'", cases[i].text);
+		assert_string_equal(host_port.host, cases[i].host);
+		assert_string_equal(host_port.port, cases[i].port);
+		assert_ptr_equal(host_port.text, cases[i].text);
+	}
+}
+
+static void
+assert_host_port_refused(const char *const *cases, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct host_port host_port;
+
+		if (host_port_parse(cases[i], &host_port))
+			fail_msg("taken: '%s'", cases[i]);
+	}
+}
+
+static void
+test_host_port_refused(void **state)
+{
+	/* Fails if a typing error passes for a host and port. */
+	static const char *const cases[] = {/* no host, no port */
+	    "", ":", ":80", "localhost", "127.0.0.1",
+	    "127.0.0.1:", "localhost:", "[::1]", "[::1]:", "[]:80", "[:80",
+	    "]:80", "[]", "[",
+	    /* ports */
+	    "a:65536", "a:99999", "a:4294967376", "a:18446744073709551696",
+	    "a:-1", "a:+80", "a: 80", "a:80 ", "a:0x50", "a:http", "a:80a",
+	    "a:8 0", "a:80\n", "a:80:", "a:80:90", "1.2.3.4:65536",
+	    "[::1]:65536", "[::1]:-1", "[::1]: 80",
+	    /* brackets */
+	    "::1:80", "2001:db8::1:80", "[::1]80", "[::1:80", "::1]:80",
+	    "[[::1]]:80", "[::1]]:80", "[::1] :80", "[ ::1]:80", "[::1 ]:80",
+	    "[127.0.0.1]:80", "[localhost]:80", "[::1%lo]:80", "[::1%1]:80",
+	    "[::g]:80", "[:::1]:80", "[1:2:3:4:5:6:7]:80",
+	    "[1:2:3:4:5:6:7:8:9]:80", "[12345::]:80", "[::256.0.0.1]:80",
+	    "[::1.2.3]:80", "x[::1]:80", "[::1]x:80",
+	    /* names */
+	    " a:80", "a :80", "a b:80", "a\t:80", "-a:80", ".a:80", ".:80",
+	    "a..b:80", "a..:80", "..:80", "a/b:80", "http://a:80", "a@b:80",
+	    "*:80", "a,b:80", "a;b:80", "a'b:80", "a\"b:80", "a=b:80", "a%b:80",
+	    "a\\b:80",
+	    "b\xc3\xbc"
+	    "cher.example:80",
+	    "a\x7f:80",
+	    /* longer than a name may be, and than a text */
+	    "x" NAME_253 ":80", NAME_253 "." NAME_253 ":80",
+	    "a:" ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16
+		ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16 ZEROS_16
+		    ZEROS_16 ZEROS_16 ZEROS_16 "80",
+	    NAME_253 ":" ZEROS_16 "01"};
+
+	(void)state;
+	assert_host_port_refused(cases, LENGTH(cases));
+}
+
+static void
+test_mistyped_ipv4_refused(void **state)
+{
+	/* Fails if a mistyped IPv4 address is looked up as a name, or read as
+	 * inet_aton(3) reads it: 127.1 as 127.0.0.1, 010.0.0.1 as 8.0.0.1. */
+	static const char *const cases[] = {"1:80", "0:80", "127.1:80",
+	    "127.0.1:80", "2130706433:80", "256.0.0.1:80", "1.2.3.256:80",
+	    "1.2.3.4.5:80", "1.2.3.:80", "1.2.3.4.:80", "01.2.3.4:80",
+	    "1.2.3.04:80", "010.0.0.1:80", "1.2.3.0:65536", "1..2.3:80",
+	    "1.2.3.999:80", "999.2.3.4:80", "a.1:80", "1.2.3.4a.5:80"};
+
+	(void)state;
+	assert_host_port_refused(cases, LENGTH(cases));
+}
+
+static void
+test_hexadecimal_ipv4_refused(void **state)
+{
+	/* Fails if a hexadecimal number is looked up as a name: resolvers read
+	 * it as inet_aton(3) does, 0x7f.0x1 as 127.0.0.1. */
+	static const char *const cases[] = {"0x7f000001:80", "0X7F000001:80",
+	    "127.0.0.0x1:80", "127.0x1:80", "0x7f.0x1:80", "0x7f.1:80"};
+
+	(void)state;
+	assert_host_port_refused(cases, LENGTH(cases));
+}
+
+static void
+test_made_from_bytes(void **state)
+{
+	/* Fails if bytes or ports of an address are swapped. */
+	static const uint8_t four[4] = {192, 0, 2, 1};
+	static const uint8_t sixteen[16] = {
+	    0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xab, 0xcd};
+	struct address address = address_ipv4(four, 443);
+
+	(void)state;
+	assert_int_equal(address.length, sizeof(struct sockaddr_in));
+	assert_int_equal(address.any.sa_family, AF_INET);
+	assert_int_equal(address.in.sin_port, htons(443));
+	assert_memory_equal(&address.in.sin_addr, four, sizeof(four));
+	assert_int_equal(address_port(&address), 443);
+
+	address = address_ipv6(sixteen, 65535);
+	assert_int_equal(address.length, sizeof(struct sockaddr_in6));
+	assert_int_equal(address.any.sa_family, AF_INET6);
+	assert_int_equal(address.in6.sin6_port, 0xffff);
+	assert_memory_equal(&address.in6.sin6_addr, sixteen, sizeof(sixteen));
+	assert_int_equal(address.in6.sin6_scope_id, 0);
+	assert_int_equal(address.in6.sin6_flowinfo, 0);
+	assert_int_equal(address_port(&address), 65535);
+
+	address = address_vsock(UINT32_MAX, 70000);
+	assert_int_equal(address.length, sizeof(struct sockaddr_vm));
+	assert_int_equal(address.vm.svm_cid, UINT32_MAX);
+	assert_int_equal(address_port(&address), 70000);
+}
+
+static void
+assert_formats_as(struct address address, const char *expected)
+{
+	char text[ADDRESS_TEXT_SIZE];
+
+	memset(text, 'x', sizeof(text));
+	address_format(&address, text, sizeof(text));
+	assert_string_equal(text, expected);
+}
+
+static void
+test_format(void **state)
+{
+	/* Fails if the log names an address wrongly. */
+	static const uint8_t none[16], ones[4] = {255, 255, 255, 255};
+	static const uint8_t four[4] = {10, 0, 0, 7};
+	static const uint8_t zeros_inside[16] = {
+	    0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2};
+	uint8_t full[16];
+
+	(void)state;
+	memset(full, 0xee, sizeof(full));
+	assert_formats_as(address_ipv4(four, 80), "10.0.0.7:80");
+	assert_formats_as(address_ipv4(none, 0), "0.0.0.0:0");
+	assert_formats_as(address_ipv4(ones, 65535), "255.255.255.255:65535");
+	assert_formats_as(address_ipv6(none, 1), "[::]:1");
+	assert_formats_as(
+	    address_ipv6(zeros_inside, 8080), "[2001:db8::1:2]:8080");
+	assert_formats_as(address_ipv6(full, 65535),
+	    "[eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535");
+	assert_formats_as(
+	    address_ipv6(bytes_of_mapped, 9), "[::ffff:192.0.2.1]:9");
+	assert_formats_as(address_vsock(3, 1200), "3:1200");
+	assert_formats_as(
+	    address_vsock(UINT32_MAX, UINT32_MAX), "4294967295:4294967295");
+	assert_formats_as((struct address){.length = 0}, "-");
+}
+
+static void
+test_round_trip(void **state)
+{
+	/* Fails if what the log says can't be given back as an option. */
+	struct noise noise = {1};
+	uint8_t bytes[18], parsed[16];
+	char text[ADDRESS_TEXT_SIZE];
+	struct host_port host_port;
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		struct address address, again;
+		uint64_t number;
+		uint32_t cid;
+		uint16_t port;
+
+		noise_fill(&noise, bytes, sizeof(bytes));
+		if (i % 3 == 0) /* runs of zeros, which "::" stands for */
+			memset(bytes + bytes[0] % 8, 0, bytes[1] % 9);
+		memcpy(&port, bytes + 16, sizeof(port));
+		address = i % 2 == 0 ? address_ipv4(bytes, port)
+				     : address_ipv6(bytes, port);
+		address_format(&address, text, sizeof(text));
+		assert_true(host_port_parse(text, &host_port));
+		assert_int_equal(
+		    inet_pton(address.any.sa_family, host_port.host, parsed),
+		    1);
+		assert_memory_equal(parsed, bytes, i % 2 == 0 ? 4 : 16);
+		assert_true(
+		    address_parse_number(host_port.port, port, port, &number));
+
+		memcpy(&cid, bytes, sizeof(cid));
+		address = address_vsock(cid, port);
+		address_format(&address, text, sizeof(text));
+		assert_true(address_parse_vsock(text, &again, NULL));
+		assert_int_equal(again.vm.svm_cid, cid);
+		assert_int_equal(again.vm.svm_port, port);
+	}
+}
+
+static void
+test_unmap(void **state)
+{
+	/* Fails if IPv4 over a dual-stack listener isn't seen as IPv4, or real
+	 * IPv6 is. */
+	uint8_t bytes[16];
+	struct address address = address_ipv6(bytes_of_mapped, 4711);
+
+	(void)state;
+	address_unmap(&address);
+	assert_int_equal(address.length, sizeof(struct sockaddr_in));
+	assert_formats_as(address, "192.0.2.1:4711");
+	address_unmap(&address);
+	assert_formats_as(address, "192.0.2.1:4711");
+
+	/* One bit off the prefix, at each of its bytes. */
+	for (size_t i = 0; i < 12; i++) {
+		memcpy(bytes, bytes_of_mapped, sizeof(bytes));
+		bytes[i] ^= 1;
+		address = address_ipv6(bytes, 1);
+		address_unmap(&address);
+		assert_int_equal(address.any.sa_family, AF_INET6);
+		assert_int_equal(address.length, sizeof(struct sockaddr_in6));
+		assert_memory_equal(&address.in6.sin6_addr, bytes, 16);
+	}
+	address = address_vsock(0, 0xffff);
+	address_unmap(&address);
+	assert_formats_as(address, "0:65535");
+}
+
+static void
+test_equal(void **state)
+{
+	/* Fails if the proxy's own address isn't known again, which ends in a
+	 * loop, or if another one is taken for it. */
+	static const uint8_t sixteen[16] = {0xfe, 0x80, 1, 2, 3, 4, 5, 6, 7, 8};
+	struct address a = address_ipv4(sixteen, 80), b = a;
+
+	(void)state;
+	assert_true(address_equal(&a, &b));
+	b = address_ipv4(sixteen, 81);
+	assert_false(address_equal(&a, &b));
+	for (size_t i = 0; i < 4; i++) {
+		b = a;
+		((uint8_t *)&b.in.sin_addr)[i] ^= 0x80;
+		assert_false(address_equal(&a, &b));
+	}
+	b = address_ipv6(sixteen, 80);
+	assert_false(address_equal(&a, &b));
+	assert_false(address_equal(&b, &a));
+
+	a = b;
+	assert_true(address_equal(&a, &b));
+	b.in6.sin6_scope_id = 2;
+	b.in6.sin6_flowinfo = htonl(7);
+	assert_true(address_equal(&a, &b));
+	b.in6.sin6_port = htons(81);
+	assert_false(address_equal(&a, &b));
+	for (size_t i = 0; i < 16; i++) {
+		b = a;
+		b.in6.sin6_addr.s6_addr[i] ^= 1;
+		assert_false(address_equal(&a, &b));
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_number_taken),
+	    cmocka_unit_test(test_number_refused),
+	    cmocka_unit_test(test_vsock_taken),
+	    cmocka_unit_test(test_vsock_refused),
+	    cmocka_unit_test(test_cid_alone),
+	    cmocka_unit_test(test_host_port_taken),
+	    cmocka_unit_test(test_host_port_refused),
+	    cmocka_unit_test(test_mistyped_ipv4_refused),
+	    cmocka_unit_test(test_hexadecimal_ipv4_refused),
+	    cmocka_unit_test(test_made_from_bytes),
+	    cmocka_unit_test(test_format),
+	    cmocka_unit_test(test_round_trip),
+	    cmocka_unit_test(test_unmap),
+	    cmocka_unit_test(test_equal),
+	};
+
+	alarm(LAST_RESORT_S);
+	return cmocka_run_group_tests_name("address", tests, NULL, NULL);
+}

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of log. write(2) is wrapped: it keeps what would be written, so
+ * that lines and calls can be told apart; the wall clock is wrapped, too. */
+#include "log.h"
+
+#include "support.h"
+
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+ssize_t __real_write(int fd, const void *bytes, size_t size);
+ssize_t __wrap_write(int fd, const void *bytes, size_t size);
+
+#define MOST_WRITES 4096
+#define LINE_MAX_BYTES 1024 /* with the newline */
+
+/* What was written to standard error since the last start(). */
+static struct {
+	char bytes[2 * LINE_MAX_BYTES];
+	size_t size;
+} writes[MOST_WRITES];
+static _Atomic size_t written;
+static _Atomic bool catching;
+/* errno of the next calls, up to a 0. */
+static int write_errors[4];
+static const struct timespec *wall_clock; /* NULL: the real one */
+
+static void
+start(void)
+{
+	memset(write_errors, 0, sizeof(write_errors));
+	written = 0;
+	catching = true;
+}
+
+static void
+stop(void)
+{
+	catching = false;
+}
+
+int
+__wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+	if (clock != CLOCK_REALTIME || wall_clock == NULL)
+		return __real_clock_gettime(clock, now);
+	*now = *wall_clock;
+	return 0;
+}
+
+ssize_t
+__wrap_write(int fd, const void *bytes, size_t size)
+{
+	size_t i;
+
+	if (fd != STDERR_FILENO || !catching)
+		return __real_write(fd, bytes, size);
+	i = written++;
+	if (i < MOST_WRITES) {
+		writes[i].size = size;
+		memcpy(writes[i].bytes, bytes,
+		    size < sizeof(writes[i].bytes) ? size
+						   : sizeof(writes[i].bytes));
+	}
+	if (i < LENGTH(write_errors) && write_errors[i] != 0) {
+		errno = write_errors[i];
+		return -1;
+	}
+	return (ssize_t)size;
+}
+
+static void
+assert_written(const char *expected)
+{
+	assert_int_equal(written, 1);
+	assert_int_equal(writes[0].size, strlen(expected));
+	assert_memory_equal(writes[0].bytes, expected, strlen(expected));
+}
+
+/* 2009-02-13 23:31:30.007 */
+static const struct timespec some_time = {1234567890, 7654321};
+
+static void
+test_line(void **state)
+{
+	/* Fails if what reads the log no longer finds its fields. */
+	(void)state;
+	wall_clock = &some_time;
+	log_open("unit", LEVEL_INFO);
+	start();
+	log_line(LEVEL_INFO, "msg=\"hello world\" n=%d text=%s", 5, "a%sb");
+	stop();
+	assert_written("ts=2009-02-13T23:31:30.007Z level=info prog=unit "
+		       "msg=\"hello world\" n=5 text=a%sb\n");
+}
+
+static void
+test_timestamps(void **state)
+{
+	/* Fails if times are not UTC, or lose their zeros. */
+	static const struct {
+		struct timespec time;
+		const char *text;
+	} cases[] = {
+	    {{0, 0}, "1970-01-01T00:00:00.000Z"},
+	    {{951782400, 999999999}, "2000-02-29T00:00:00.999Z"},
+	    {{1735689599, 50000000}, "2024-12-31T23:59:59.050Z"},
+	    {{1751362629, 1000000}, "2025-07-01T09:37:09.001Z"}, /* summer */
+	    {{2147483647, 0}, "2038-01-19T03:14:07.000Z"},
+	};
+	char expected[128];
+
+	(void)state;
+	log_open("p", LEVEL_INFO);
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		wall_clock = &cases[i].time;
+		start();
+		log_line(LEVEL_ERROR, "msg=x");
+		stop();
+		(void)snprintf(expected, sizeof(expected),
+		    "ts=%s level=error prog=p msg=x\n", cases[i].text);
+		assert_written(expected);
+	}
+}
+
+static void
+test_real_clock(void **state)
+{
+	/* Fails if the log doesn't tell the present time. */
+	struct tm utc = {0};
+	time_t before, told;
+
+	(void)state;
+	wall_clock = NULL;
+	log_open("p", LEVEL_INFO);
+	before = time(NULL);
+	start();
+	log_line(LEVEL_INFO, "msg=x");
+	stop();
+	assert_int_equal(written, 1);
+	assert_int_equal(sscanf(writes[0].bytes, "ts=%d-%d-%dT%d:%d:%d",
+			     &utc.tm_year, &utc.tm_mon, &utc.tm_mday,
+			     &utc.tm_hour, &utc.tm_min, &utc.tm_sec),
+	    6);
+	utc.tm_year -= 1900;
+	utc.tm_mon -= 1;
+	told = timegm(&utc);
+	/* time(2) may lag behind clock_gettime(2) by a tick. */
+	assert_in_range(told, before, time(NULL) + 1);
+}
+
+static void
+test_levels(void **state)
+{
+	/* Fails if --log-level shows too much or hides too much. */
+	static const char *const names[] = {"error", "warn", "info", "debug"};
+	char expected[128];
+
+	(void)state;
+	wall_clock = &some_time;
+	for (unsigned threshold = 0; threshold < 4; threshold++) {
+		log_open("unit", (enum log_level)threshold);
+		for (unsigned level = 0; level < 4; level++) {
+			start();
+			log_line((enum log_level)level, "msg=x");
+			stop();
+			if (level > threshold) {
+				assert_int_equal(written, 0);
+				continue;
+			}
+			(void)snprintf(expected, sizeof(expected),
+			    "ts=2009-02-13T23:31:30.007Z level=%s prog=unit "
+			    "msg=x\n",
+			    names[level]);
+			assert_written(expected);
+		}
+	}
+}
+
+static void
+test_long_line_cut(void **state)
+{
+	/* Fails if a long line has no end, runs out of its buffer, or becomes
+	 * two lines. */
+	static const char prefix[] =
+	    "ts=2009-02-13T23:31:30.007Z level=info prog=unit ";
+	static const size_t lengths[] = {1, 1022, 1023, 1024, 1025, 5000};
+	static char text[5001], expected[6000];
+
+	(void)state;
+	wall_clock = &some_time;
+	log_open("unit", LEVEL_INFO);
+	for (size_t i = 0; i < LENGTH(lengths); i++) {
+		/* A line of this length, but for the newline. */
+		size_t length = lengths[i] > strlen(prefix)
+				    ? lengths[i] - strlen(prefix)
+				    : 0;
+
+		memset(text, 'x', length);
+		text[length] = '\0';
+		(void)snprintf(
+		    expected, sizeof(expected), "%s%s", prefix, text);
+		if (strlen(expected) > LINE_MAX_BYTES - 1)
+			expected[LINE_MAX_BYTES - 1] = '\0';
+		expected[strlen(expected) + 1] = '\0';
+		expected[strlen(expected)] = '\n';
+		start();
+		log_line(LEVEL_INFO, "%s", text);
+		stop();
+		assert_written(expected);
+	}
+}
+
+static void
+test_long_program_name(void **state)
+{
+	/* Fails if a long name of the program runs out of the buffer. */
+	static char name[3000];
+
+	(void)state;
+	wall_clock = &some_time;
+	memset(name, 'n', sizeof(name) - 1);
+	log_open(name, LEVEL_INFO);
+	start();
+	log_line(LEVEL_INFO, "msg=%s", "hello");
+	stop();
+	log_open("unit", LEVEL_INFO);
+	assert_int_equal(written, 1);
+	assert_int_equal(writes[0].size, LINE_MAX_BYTES);
+	assert_int_equal(writes[0].bytes[LINE_MAX_BYTES - 2], 'n');
+	assert_int_equal(writes[0].bytes[LINE_MAX_BYTES - 1], '\n');
+}
+
+static void
+test_interrupted(void **state)
+{
+	/* Fails if a signal loses a line. */
+	(void)state;
+	wall_clock = &some_time;
+	log_open("unit", LEVEL_INFO);
+	start();
+	write_errors[0] = write_errors[1] = EINTR;
+	log_line(LEVEL_INFO, "msg=x");
+	stop();
+	assert_int_equal(written, 3);
+	assert_int_equal(writes[2].size, writes[0].size);
+	assert_memory_equal(writes[2].bytes, writes[0].bytes, writes[0].size);
+}
+
+static void
+test_unwritable(void **state)
+{
+	/* Fails if a log that can't be written holds up the proxy. */
+	static const int errors[] = {EAGAIN, EPIPE, ENOSPC, EIO, EBADF};
+
+	(void)state;
+	log_open("unit", LEVEL_INFO);
+	for (size_t i = 0; i < LENGTH(errors); i++) {
+		start();
+		write_errors[0] = errors[i];
+		log_line(LEVEL_INFO, "msg=x");
+		stop();
+		assert_int_equal(written, 1);
+	}
+}
+
+#define THREADS 8
+#define LINES_EACH 100
+
+static void
+log_lines(void *argument)
+{
+	int thread = *(const int *)argument;
+
+	for (int line = 0; line < LINES_EACH; line++)
+		log_line(LEVEL_INFO, "msg=x thread=%d line=%d filler=%0*d",
+		    thread, line, line, 7);
+}
+
+static void
+test_threads(void **state)
+{
+	/* Fails if lines of different threads mix, or get lost. */
+	static struct job jobs[THREADS];
+	static int numbers[THREADS];
+	static bool seen[THREADS][LINES_EACH];
+
+	(void)state;
+	wall_clock = NULL;
+	log_open("unit", LEVEL_INFO);
+	start();
+	for (int i = 0; i < THREADS; i++) {
+		numbers[i] = i;
+		job_start(&jobs[i], log_lines, &numbers[i]);
+	}
+	for (int i = 0; i < THREADS; i++)
+		job_end(&jobs[i]);
+	stop();
+	assert_int_equal(written, THREADS * LINES_EACH);
+	for (size_t i = 0; i < written; i++) {
+		char tail[LINE_MAX_BYTES], *text = writes[i].bytes;
+		int thread, line;
+
+		assert_true(writes[i].size < sizeof(tail));
+		text[writes[i].size] = '\0';
+		assert_ptr_equal(strchr(text, '\n'), text + writes[i].size - 1);
+		assert_int_equal(sscanf(text,
+				     "ts=%*s level=info prog=unit msg=x "
+				     "thread=%d line=%d",
+				     &thread, &line),
+		    2);
+		assert_in_range(thread, 0, THREADS - 1);
+		assert_in_range(line, 0, LINES_EACH - 1);
+		assert_false(seen[thread][line]);
+		seen[thread][line] = true;
+		(void)snprintf(tail, sizeof(tail), "filler=%0*d\n", line, 7);
+		assert_string_equal(strstr(text, "filler="), tail);
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_line),
+	    cmocka_unit_test(test_timestamps),
+	    cmocka_unit_test(test_real_clock),
+	    cmocka_unit_test(test_levels),
+	    cmocka_unit_test(test_long_line_cut),
+	    cmocka_unit_test(test_long_program_name),
+	    cmocka_unit_test(test_interrupted),
+	    cmocka_unit_test(test_unwritable),
+	    cmocka_unit_test(test_threads),
+	};
+
+	alarm(LAST_RESORT_S);
+	return cmocka_run_group_tests_name("log", tests, NULL, NULL);
+}

@@ -1,0 +1,629 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of options. options_parse() ends the process, so each command
+ * line is parsed by a child, whose output is caught and whose settings come
+ * back through shared memory. */
+#include "options.h"
+
+#include "copy.h"
+#include "log.h"
+#include "support.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#define HINT "\n\nFor more information, try '--help'.\n"
+#define IP_EXPECTED "IPv4:PORT, [IPv6]:PORT or NAME:PORT, with a port of "
+#define VSOCK_EXPECTED \
+	"CID:PORT, both 0 to 4294967295, or any, local or host for the CID"
+#define UPSTREAM_VSOCK_EXPECTED \
+	"CID:PORT, both 0 to 4294967294, or local or host for the CID"
+#define CID_EXPECTED "a CID of 0 to 4294967294, or local or host"
+#define NUMBER_EXPECTED "a whole number of 1 to 1000000"
+
+/* Exit status of a child whose options_parse() has returned. */
+#define RETURNED 100
+/* For a command line; ends with NULL. */
+#define ARGS(...) ((char *[]){"argv0", __VA_ARGS__})
+
+/* What a child has parsed, and where its tables' values go. */
+static struct parsed {
+	struct settings settings;
+	struct host_port host_port;
+	struct address address;
+	unsigned number;
+	bool port_given;
+} values, *parsed;
+
+static const struct option ip_table[] = {
+    {'i', "ip-addr", "IP_ADDR", "where to listen", OPTION_LISTEN_IP,
+	.to.host_port = NULL},
+    {'v', "vsock-addr", "VSOCK_ADDR", "where to go", OPTION_UPSTREAM_VSOCK,
+	.to.address = &values.address},
+    {.name = NULL},
+};
+
+static const struct option vsock_table[] = {
+    {'v', "vsock-addr", "VSOCK_ADDR", "where to listen", OPTION_LISTEN_VSOCK,
+	.to.address = NULL},
+    {'i', "ip-addr", "IP_ADDR", "where to go", OPTION_UPSTREAM_IP,
+	.to.host_port = &values.host_port},
+    {0, "own-number", "N", "a number", OPTION_NUMBER,
+	.to.number = &values.number},
+    {.name = NULL},
+};
+
+static const struct option cid_table[] = {
+    {'v', "vsock", "VSOCK", "where to go", OPTION_UPSTREAM_CID,
+	.to.address = &values.address, .port_given = &values.port_given},
+    {.name = NULL},
+};
+
+/* How a child ended, and what it wrote. */
+static struct outcome {
+	int status; /* exit status, or -1 */
+	char out[8192], err[8192];
+} outcome;
+
+/* The child: parses, and logs a line of each level. */
+_Noreturn static void
+be_child(const struct option *table, char *args[], int out, int err)
+{
+	int count = 0;
+
+	alarm(LAST_RESORT_S);
+	(void)dup2(err, STDERR_FILENO);
+	if (out == -1)
+		close(STDOUT_FILENO);
+	else
+		(void)dup2(out, STDOUT_FILENO);
+	while (args[count] != NULL)
+		count++;
+	options_parse("unit", table, count, args);
+	*parsed = values;
+	parsed->settings = settings;
+	log_line(LEVEL_ERROR, "msg=probe");
+	log_line(LEVEL_WARN, "msg=probe");
+	log_line(LEVEL_INFO, "msg=probe");
+	log_line(LEVEL_DEBUG, "msg=probe");
+	_exit(RETURNED);
+}
+
+static void
+read_text(int fd, char *text, size_t size)
+{
+	size_t length = 0;
+	ssize_t n;
+
+	while ((n = read(fd, text + length, size - 1 - length)) > 0)
+		length += (size_t)n;
+	text[length] = '\0';
+	close(fd);
+}
+
+/* Parses with this as standard output: a descriptor, or -1 for none. */
+static void
+parse_to(const struct option *table, char *args[], int out)
+{
+	int err[2], status;
+	pid_t child;
+
+	assert_int_equal(pipe2(err, O_CLOEXEC), 0);
+	memset(parsed, 0, sizeof(*parsed));
+	(void)fflush(NULL);
+	child = fork();
+	if (child == 0)
+		be_child(table, args, out, err[1]);
+	assert_true(child > 0);
+	close(err[1]);
+	read_text(err[0], outcome.err, sizeof(outcome.err));
+	assert_int_equal(waitpid(child, &status, 0), child);
+	outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void
+parse(const struct option *table, char *args[])
+{
+	int out[2];
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	parse_to(table, args, out[1]);
+	close(out[1]);
+	read_text(out[0], outcome.out, sizeof(outcome.out));
+}
+
+static void
+assert_returned(void)
+{
+	if (outcome.status != RETURNED)
+		fail_msg("status %d: %s", outcome.status, outcome.err);
+	assert_string_equal(outcome.out, "");
+}
+
+static void
+assert_usage_error(const char *expected)
+{
+	assert_string_equal(outcome.err, expected);
+	assert_string_equal(outcome.out, "");
+	assert_int_equal(outcome.status, 2);
+}
+
+static void
+test_forms(void **state)
+{
+	/* Fails if a command line that the original took is refused, or is read
+	 * in another way. */
+	static char *const forms[][5] = {
+	    {"--ip-addr", "127.0.0.1:1200", "--vsock-addr", "3:1300"},
+	    {"--ip-addr=127.0.0.1:1200", "--vsock-addr=3:1300"},
+	    {"-i", "127.0.0.1:1200", "-v", "3:1300"},
+	    {"-i127.0.0.1:1200", "-v3:1300"},
+	    {"-i=127.0.0.1:1200", "-v=3:1300"},
+	    {"-v", "3:1300", "--ip-addr", "127.0.0.1:1200"},
+	    {"--vsock-addr=3:1300", "-i127.0.0.1:1200"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(forms); i++) {
+		const struct address *vsock = &parsed->address;
+
+		parse(ip_table, ARGS(forms[i][0], forms[i][1], forms[i][2],
+				    forms[i][3], NULL));
+		assert_returned();
+		assert_string_equal(
+		    parsed->settings.listen_host.host, "127.0.0.1");
+		assert_string_equal(parsed->settings.listen_host.port, "1200");
+		assert_string_equal(
+		    parsed->settings.listen_host.text, "127.0.0.1:1200");
+		assert_int_equal(vsock->any.sa_family, AF_VSOCK);
+		assert_int_equal(vsock->vm.svm_cid, 3);
+		assert_int_equal(vsock->vm.svm_port, 1300);
+	}
+}
+
+static void
+test_other_direction(void **state)
+{
+	/* Fails if the programs that listen on vsock misread their addresses.
+	 */
+	(void)state;
+	parse(vsock_table, ARGS("-vany:5", "--ip-addr", "example.com:443",
+			       "--own-number=7", NULL));
+	assert_returned();
+	assert_null(parsed->settings.listen_host.text);
+	assert_int_equal(
+	    parsed->settings.listen_vsock.vm.svm_cid, VMADDR_CID_ANY);
+	assert_int_equal(parsed->settings.listen_vsock.vm.svm_port, 5);
+	assert_string_equal(parsed->host_port.host, "example.com");
+	assert_string_equal(parsed->host_port.text, "example.com:443");
+	assert_int_equal(parsed->number, 7);
+}
+
+static void
+test_cid(void **state)
+{
+	/* Fails if a CID can't be given alone, or a port that is given along
+	 * with it goes unnoticed. */
+	(void)state;
+	parse(cid_table, ARGS("-v", "88", NULL));
+	assert_returned();
+	assert_int_equal(parsed->address.vm.svm_cid, 88);
+	assert_false(parsed->port_given);
+	parse(cid_table, ARGS("--vsock=host:80", NULL));
+	assert_returned();
+	assert_int_equal(parsed->address.vm.svm_cid, VMADDR_CID_HOST);
+	assert_true(parsed->port_given);
+}
+
+static void
+test_port_0(void **state)
+{
+	/* Fails if no free port can be asked for, or port 0 can't be called. */
+	(void)state;
+	parse(ip_table, ARGS("-i[::1]:0", "-vlocal:0", NULL));
+	assert_returned();
+	assert_string_equal(parsed->settings.listen_host.host, "::1");
+	assert_string_equal(parsed->settings.listen_host.port, "0");
+	assert_int_equal(parsed->address.vm.svm_cid, VMADDR_CID_LOCAL);
+	assert_int_equal(parsed->address.vm.svm_port, 0);
+}
+
+static void
+test_defaults(void **state)
+{
+	/* Fails if a default changes unnoticed. */
+	(void)state;
+	parse(ip_table, ARGS("-ia:1", "-v3:1", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.connect_timeout, 10);
+	assert_int_equal(parsed->settings.max_connections, 0);
+	assert_int_equal(parsed->settings.log_level, LEVEL_INFO);
+	assert_int_equal(parsed->settings.copy, COPY_AUTO);
+	assert_int_equal(parsed->settings.listen_vsock.length, 0);
+}
+
+static void
+test_numbers(void **state)
+{
+	/* Fails if a number goes to the wrong place, or its bounds move. */
+	(void)state;
+	parse(cid_table, ARGS("-v3", "--connect-timeout", "1",
+			     "--max-connections=1000000", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.connect_timeout, 1);
+	assert_int_equal(parsed->settings.max_connections, 1000000);
+}
+
+static void
+test_words(void **state)
+{
+	/* Fails if a word means something else than it says. */
+	static char *const levels[] = {"error", "warn", "info", "debug"};
+	static char *const modes[] = {
+	    [COPY_AUTO] = "auto",
+	    [COPY_SPLICE] = "splice",
+	    [COPY_BUFFER] = "buffer",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		parse(cid_table, ARGS("-v3", "--copy", modes[i], NULL));
+		assert_returned();
+		assert_int_equal(parsed->settings.copy, i);
+	}
+	for (size_t i = 0; i < LENGTH(levels); i++) {
+		char expected[64];
+
+		parse(cid_table, ARGS("-v3", "--log-level", levels[i], NULL));
+		assert_returned();
+		/* The log is open: the least severe line that is let through
+		 * is of this level. */
+		for (size_t j = 0; j < LENGTH(levels); j++) {
+			(void)snprintf(expected, sizeof(expected),
+			    " level=%s prog=unit msg=probe\n", levels[j]);
+			assert_int_equal(
+			    strstr(outcome.err, expected) != NULL, j <= i);
+		}
+	}
+}
+
+#define BAD_VALUE(value, option, expected)              \
+	"error: invalid value '" value "' for '" option \
+	"': expected " expected HINT
+#define BAD_IP(value)                                       \
+	{                                                   \
+		ip_table, {"-i", value},                    \
+		    BAD_VALUE(value, "--ip-addr <IP_ADDR>", \
+			IP_EXPECTED "0 to 65535")           \
+	}
+#define BAD_UPSTREAM_IP(value)                              \
+	{                                                   \
+		vsock_table, {"-i", value},                 \
+		    BAD_VALUE(value, "--ip-addr <IP_ADDR>", \
+			IP_EXPECTED "1 to 65535")           \
+	}
+#define BAD_VSOCK(value)                                                    \
+	{                                                                   \
+		vsock_table, {"-v", value},                                 \
+		    BAD_VALUE(                                              \
+			value, "--vsock-addr <VSOCK_ADDR>", VSOCK_EXPECTED) \
+	}
+#define BAD_UPSTREAM_VSOCK(value)                                 \
+	{                                                         \
+		ip_table, {"-v", value},                          \
+		    BAD_VALUE(value, "--vsock-addr <VSOCK_ADDR>", \
+			UPSTREAM_VSOCK_EXPECTED)                  \
+	}
+#define BAD_CID(value)                                                \
+	{                                                             \
+		cid_table, {"-v", value},                             \
+		    BAD_VALUE(value, "--vsock <VSOCK>", CID_EXPECTED) \
+	}
+#define BAD_NUMBER(value)                                                      \
+	{                                                                      \
+		cid_table, {"-v3", "--max-connections", value},                \
+		    BAD_VALUE(value, "--max-connections <N>", NUMBER_EXPECTED) \
+	}
+
+/* A command line and what is said about it. */
+struct mistake {
+	const struct option *table;
+	char *args[5];
+	const char *message;
+};
+
+static void
+assert_mistakes(const struct mistake *mistakes, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		char *const *args = mistakes[i].args;
+
+		parse(mistakes[i].table,
+		    ARGS(args[0], args[1], args[2], args[3], NULL));
+		assert_usage_error(mistakes[i].message);
+	}
+}
+
+static void
+test_bad_values(void **state)
+{
+	/* Fails if a typing error starts a proxy, or isn't named. */
+	static const struct mistake mistakes[] = {
+	    BAD_IP("localhost"),
+	    BAD_IP(""),
+	    BAD_IP("127.0.0.1:65536"),
+	    BAD_IP("::1:80"),
+	    BAD_UPSTREAM_IP("localhost:0"),
+	    BAD_UPSTREAM_IP("localhost:00"),
+	    BAD_UPSTREAM_IP("127.1:80"),
+	    BAD_VSOCK("3"),
+	    BAD_VSOCK("4294967296:1"),
+	    BAD_UPSTREAM_VSOCK("3"),
+	    BAD_UPSTREAM_VSOCK("any:1"),
+	    BAD_UPSTREAM_VSOCK("4294967295:1"),
+	    BAD_UPSTREAM_VSOCK("3:4294967295"),
+	    BAD_UPSTREAM_VSOCK("127.0.0.1:80"),
+	    BAD_CID("any"),
+	    BAD_CID("4294967295"),
+	    BAD_CID("3:"),
+	    BAD_CID("x"),
+	    BAD_NUMBER("0"),
+	    BAD_NUMBER("1000001"),
+	    BAD_NUMBER("4294967297"),
+	    BAD_NUMBER("18446744073709551617"),
+	    BAD_NUMBER(" 5"),
+	    BAD_NUMBER("5 "),
+	    BAD_NUMBER("+5"),
+	    BAD_NUMBER("1.5"),
+	    BAD_NUMBER("ten"),
+	    {cid_table, {"-v3", "--log-level=trace"},
+		BAD_VALUE("trace", "--log-level <LEVEL>",
+		    "error, warn, info or debug")},
+	    {cid_table, {"-v3", "--log-level=Info"},
+		BAD_VALUE("Info", "--log-level <LEVEL>",
+		    "error, warn, info or debug")},
+	    {cid_table, {"-v3", "--copy", "splic"},
+		BAD_VALUE("splic", "--copy <MODE>", "auto, splice or buffer")},
+	    {cid_table, {"-v3", "--copy="},
+		BAD_VALUE("", "--copy <MODE>", "auto, splice or buffer")},
+	    {cid_table, {"-v="},
+		BAD_VALUE("", "--vsock <VSOCK>", CID_EXPECTED)},
+	};
+
+	(void)state;
+	assert_mistakes(mistakes, LENGTH(mistakes));
+}
+
+static void
+test_negative_numbers(void **state)
+{
+	/* Fails if a negative number is taken for an option and the message
+	 * speaks of something else. */
+	static const struct mistake mistakes[] = {
+	    BAD_NUMBER("-1"),
+	    BAD_NUMBER("-9999999999999999999999"),
+	    BAD_CID("-1"),
+	    BAD_VSOCK("-1:5000"),
+	};
+
+	(void)state;
+	assert_mistakes(mistakes, LENGTH(mistakes));
+}
+
+static void
+test_values_missing(void **state)
+{
+	/* Fails if the next option is swallowed as a value, or a required
+	 * option isn't missed. */
+	static const struct mistake mistakes[] = {
+	    {ip_table, {"-i"},
+		"error: no value for '--ip-addr <IP_ADDR>': "
+		"expected " IP_EXPECTED "0 to 65535" HINT},
+	    {ip_table, {"--ip-addr", "--vsock-addr", "3:1"},
+		"error: no value for '--ip-addr <IP_ADDR>': "
+		"expected " IP_EXPECTED "0 to 65535" HINT},
+	    {cid_table, {"-v3", "--max-connections", "-v"},
+		"error: no value for '--max-connections <N>': "
+		"expected " NUMBER_EXPECTED HINT},
+	    {ip_table, {NULL},
+		"error: '--ip-addr <IP_ADDR>' is missing: "
+		"expected " IP_EXPECTED "0 to 65535" HINT},
+	    {ip_table, {"-v3:1"},
+		"error: '--ip-addr <IP_ADDR>' is missing: "
+		"expected " IP_EXPECTED "0 to 65535" HINT},
+	    {ip_table, {"-i", "a:1"},
+		"error: '--vsock-addr <VSOCK_ADDR>' is missing: "
+		"expected " UPSTREAM_VSOCK_EXPECTED HINT},
+	    {vsock_table, {"-i", "a:1"},
+		"error: '--vsock-addr <VSOCK_ADDR>' is missing: "
+		"expected " VSOCK_EXPECTED HINT},
+	    {vsock_table, {"-v", "3:1"},
+		"error: '--ip-addr <IP_ADDR>' is missing: "
+		"expected " IP_EXPECTED "1 to 65535" HINT},
+	    {cid_table, {"--copy", "auto"},
+		"error: '--vsock <VSOCK>' is missing: "
+		"expected " CID_EXPECTED HINT},
+	};
+
+	(void)state;
+	assert_mistakes(mistakes, LENGTH(mistakes));
+}
+
+#define TWICE(option, value)                                   \
+	"error: '" option "' is given twice, now with '" value \
+	"': expected once" HINT
+#define UNEXPECTED(argument) \
+	"error: unexpected argument '" argument "': expected an option" HINT
+#define NO_VALUE_TAKEN(value, option)                      \
+	"error: unexpected value '" value "' for '" option \
+	"': expected none" HINT
+
+static void
+test_unexpected(void **state)
+{
+	/* Fails if an option that doesn't exist is ignored or guessed at, or
+	 * one of two values silently wins. */
+	static const struct mistake mistakes[] = {
+	    {ip_table, {"--ip-addr=a:1", "-i", "a:1"},
+		TWICE("--ip-addr <IP_ADDR>", "a:1")},
+	    {cid_table, {"-v3", "--copy=auto", "--copy=buffer"},
+		TWICE("--copy <MODE>", "buffer")},
+	    {ip_table, {"--ip"}, UNEXPECTED("--ip")},
+	    {ip_table, {"--ip-addrs", "a:1"}, UNEXPECTED("--ip-addrs")},
+	    {ip_table, {"--IP-ADDR=a:1"}, UNEXPECTED("--IP-ADDR=a:1")},
+	    {ip_table, {"-x"}, UNEXPECTED("-x")},
+	    {ip_table, {"-I", "a:1"}, UNEXPECTED("-I")},
+	    {ip_table, {"-ip-addr=a:1"},
+		BAD_VALUE("p-addr=a:1", "--ip-addr <IP_ADDR>",
+		    IP_EXPECTED "0 to 65535")},
+	    {ip_table, {"--"}, UNEXPECTED("--")},
+	    {ip_table, {"-"}, UNEXPECTED("-")},
+	    {ip_table, {""}, UNEXPECTED("")},
+	    {ip_table, {"="}, UNEXPECTED("=")},
+	    {ip_table, {"--=a:1"}, UNEXPECTED("--=a:1")},
+	    {ip_table, {"-i", "a:1", "3:1"}, UNEXPECTED("3:1")},
+	    {ip_table, {"-ia:1", "-v3:1", "extra"}, UNEXPECTED("extra")},
+	    {cid_table, {"--own-number", "5"}, UNEXPECTED("--own-number")},
+	    {cid_table, {"--help=yes"}, NO_VALUE_TAKEN("yes", "--help")},
+	    {cid_table, {"--help="}, NO_VALUE_TAKEN("", "--help")},
+	    {cid_table, {"-hV"}, NO_VALUE_TAKEN("V", "--help")},
+	    {cid_table, {"--version=1"}, NO_VALUE_TAKEN("1", "--version")},
+	    {cid_table, {"-V=1"}, NO_VALUE_TAKEN("1", "--version")},
+	};
+
+	(void)state;
+	assert_mistakes(mistakes, LENGTH(mistakes));
+}
+
+/* Finds the row of an option in --help; NULL: there is none. Its help text
+ * starts at *column. */
+static const char *
+find_row(const char *letter, const char *form, const char *help, size_t *column)
+{
+	char start[64], *row, *text;
+	size_t length;
+
+	length = (size_t)snprintf(
+	    start, sizeof(start), "\n  %-3s %s ", letter, form);
+	row = strstr(outcome.out, start);
+	if (row == NULL)
+		return NULL;
+	text = row + length + strspn(row + length, " ");
+	*column = (size_t)(text - row);
+	return strncmp(text, help, strlen(help)) == 0 ? row : NULL;
+}
+
+static void
+test_help(void **state)
+{
+	/* Fails if an option is left out of --help, or help isn't readable. */
+	static const struct {
+		const char *letter, *form, *help;
+	} rows[] = {
+	    {"-v,", "--vsock-addr <VSOCK_ADDR>", "where to listen\n"},
+	    {"-i,", "--ip-addr <IP_ADDR>", "where to go\n"},
+	    {"", "--own-number <N>", "a number\n"},
+	    {"", "--connect-timeout <SECONDS>", ""},
+	    {"", "--max-connections <N>", ""},
+	    {"", "--log-level <LEVEL>", ""},
+	    {"", "--copy <MODE>", ""},
+	    {"-h,", "--help", "Print help\n"},
+	    {"-V,", "--version", "Print version\n"},
+	};
+	static const char usage[] = "Usage: unit [OPTIONS] --vsock-addr "
+				    "<VSOCK_ADDR> --ip-addr <IP_ADDR>\n\n"
+				    "Options:\n";
+	static char *const forms[] = {"--help", "-h"};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(forms); i++) {
+		size_t column = 0, first_column = 0;
+
+		parse(vsock_table, ARGS("-v3:1", forms[i], "rubbish", NULL));
+		assert_int_equal(outcome.status, 0);
+		assert_string_equal(outcome.err, "");
+		assert_memory_equal(outcome.out, usage, strlen(usage));
+		for (size_t j = 0; j < LENGTH(rows); j++) {
+			if (find_row(rows[j].letter, rows[j].form, rows[j].help,
+				&column) == NULL)
+				fail_msg("no row for %s", rows[j].form);
+			if (j == 0)
+				first_column = column;
+			assert_int_equal(column, first_column);
+		}
+	}
+}
+
+static void
+test_version(void **state)
+{
+	/* Fails if --version doesn't tell which version runs. */
+	static char *const forms[] = {"--version", "-V"};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(forms); i++) {
+		parse(ip_table, ARGS(forms[i], NULL));
+		assert_int_equal(outcome.status, 0);
+		assert_string_equal(outcome.out, "unit " VERSION "\n");
+		assert_string_equal(outcome.err, "");
+	}
+}
+
+static void
+test_first_counts(void **state)
+{
+	/* Fails if --help hides an error that stands before it. */
+	(void)state;
+	parse(ip_table, ARGS("-x", "--help", NULL));
+	assert_usage_error(UNEXPECTED("-x"));
+}
+
+static void
+test_output_fails(void **state)
+{
+	/* Fails if a help text that nobody got counts as success. */
+	static const char said[] = "error: cannot write to standard output";
+	static char *const forms[] = {"--help", "--version"};
+	int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+
+	(void)state;
+	assert_true(full >= 0);
+	for (size_t i = 0; i < LENGTH(forms); i++) {
+		parse_to(ip_table, ARGS(forms[i], NULL), full);
+		assert_int_equal(outcome.status, 1);
+		assert_memory_equal(outcome.err, said, strlen(said));
+		parse_to(ip_table, ARGS(forms[i], NULL), -1);
+		assert_int_equal(outcome.status, 1);
+		assert_memory_equal(outcome.err, said, strlen(said));
+	}
+	close(full);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_forms),
+	    cmocka_unit_test(test_other_direction),
+	    cmocka_unit_test(test_cid),
+	    cmocka_unit_test(test_port_0),
+	    cmocka_unit_test(test_defaults),
+	    cmocka_unit_test(test_numbers),
+	    cmocka_unit_test(test_words),
+	    cmocka_unit_test(test_bad_values),
+	    cmocka_unit_test(test_negative_numbers),
+	    cmocka_unit_test(test_values_missing),
+	    cmocka_unit_test(test_unexpected),
+	    cmocka_unit_test(test_help),
+	    cmocka_unit_test(test_version),
+	    cmocka_unit_test(test_first_counts),
+	    cmocka_unit_test(test_output_fails),
+	};
+
+	alarm(LAST_RESORT_S);
+	parsed = mmap(NULL, sizeof(*parsed), PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (parsed == MAP_FAILED)
+		return 1;
+	return cmocka_run_group_tests_name("options", tests, NULL, NULL);
+}

@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of preamble: the bytes themselves, and sending and receiving them
+ * over TCP, whole and in pieces, with the kernel's calls wrapped where their
+ * faults are to be seen. */
+#include "preamble.h"
+
+#include "support.h"
+
+int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
+ssize_t __real_recv(int fd, void *buffer, size_t size, int flags);
+ssize_t __wrap_recv(int fd, void *buffer, size_t size, int flags);
+ssize_t __real_send(int fd, const void *buffer, size_t size, int flags);
+ssize_t __wrap_send(int fd, const void *buffer, size_t size, int flags);
+
+/* What the wrapped calls do for wrapped_fd; others are as ever. */
+static int wrapped_fd = -1;
+static size_t most;                /* that one call moves; 0: no limit */
+static int send_error, send_flags; /* error: of the next call only */
+static int recv_errors[4];         /* of the next calls, up to a 0 */
+static int poll_errors[4];
+static size_t sends, recvs, polls; /* calls */
+
+static void
+wrap_calls(int fd)
+{
+	wrapped_fd = fd;
+	most = 0;
+	send_error = send_flags = 0;
+	sends = recvs = polls = 0;
+	memset(recv_errors, 0, sizeof(recv_errors));
+	memset(poll_errors, 0, sizeof(poll_errors));
+}
+
+/* The error of the call that a count has come to; 0: none. */
+static int
+scripted(const int errors[4], size_t call)
+{
+	return call < 4 ? errors[call] : 0;
+}
+
+int
+__wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+	int error = scripted(poll_errors, polls++);
+
+	if (error != 0) {
+		errno = error;
+		return -1;
+	}
+	return __real_poll(fds, count, timeout);
+}
+
+ssize_t
+__wrap_recv(int fd, void *buffer, size_t size, int flags)
+{
+	int error;
+
+	if (fd != wrapped_fd)
+		return __real_recv(fd, buffer, size, flags);
+	error = scripted(recv_errors, recvs++);
+	if (error != 0) {
+		errno = error;
+		return -1;
+	}
+	return __real_recv(
+	    fd, buffer, most != 0 && size > most ? most : size, flags);
+}
+
+ssize_t
+__wrap_send(int fd, const void *buffer, size_t size, int flags)
+{
+	if (fd != wrapped_fd)
+		return __real_send(fd, buffer, size, flags);
+	sends++;
+	send_flags = flags;
+	if (send_error != 0) {
+		errno = send_error;
+		return -1;
+	}
+	return __real_send(
+	    fd, buffer, most != 0 && size > most ? most : size, flags);
+}
+
+static const uint8_t ipv4_bytes[4] = {1, 2, 3, 4};
+static const uint8_t ipv6_bytes[16] = {0x20, 0x01, 0x0d, 0xb8, 0x11, 0x12, 0x13,
+    0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c};
+static const uint8_t mapped_bytes[16] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4};
+
+/* 1.2.3.4:443 */
+static const uint8_t ipv4_golden[PREAMBLE_SIZE_IPV4] = {
+    0x04, 0x03, 0x02, 0x01, 0xbb, 0x01};
+/* [2001:db8:1112:1314:1516:1718:191a:1b1c]:8080 */
+static const uint8_t ipv6_golden[PREAMBLE_SIZE_IPV6] = {0xff, 0xff, 0xff, 0xff,
+    0x90, 0x1f, 0x20, 0x01, 0x0d, 0xb8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16,
+    0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c};
+static const struct golden {
+	const uint8_t *bytes;
+	size_t size;
+	const char *text;
+} goldens[] = {
+    {ipv4_golden, PREAMBLE_SIZE_IPV4, "1.2.3.4:443"},
+    {ipv6_golden, PREAMBLE_SIZE_IPV6,
+	"[2001:db8:1112:1314:1516:1718:191a:1b1c]:8080"},
+};
+
+static void
+assert_is(const struct address *address, const char *expected)
+{
+	char text[ADDRESS_TEXT_SIZE];
+
+	address_format(address, text, sizeof(text));
+	assert_string_equal(text, expected);
+}
+
+static void
+test_golden_bytes(void **state)
+{
+	/* Fails if old and new ends of a bridge no longer understand another.
+	 */
+	uint8_t bytes[PREAMBLE_SIZE_IPV6];
+	struct address target = address_ipv4(ipv4_bytes, 443);
+
+	(void)state;
+	assert_int_equal(preamble_encode(&target, bytes), PREAMBLE_SIZE_IPV4);
+	assert_memory_equal(bytes, ipv4_golden, sizeof(ipv4_golden));
+	target = address_ipv6(ipv6_bytes, 8080);
+	assert_int_equal(preamble_encode(&target, bytes), PREAMBLE_SIZE_IPV6);
+	assert_memory_equal(bytes, ipv6_golden, sizeof(ipv6_golden));
+}
+
+static void
+test_mapped_sent_as_ipv4(void **state)
+{
+	/* Fails if an old reader refuses what a dual-stack listener accepts. */
+	uint8_t bytes[PREAMBLE_SIZE_IPV6];
+	struct address target = address_ipv6(mapped_bytes, 443);
+
+	(void)state;
+	assert_int_equal(preamble_encode(&target, bytes), PREAMBLE_SIZE_IPV4);
+	assert_memory_equal(bytes, ipv4_golden, sizeof(ipv4_golden));
+}
+
+static void
+test_size(void **state)
+{
+	/* Fails if the reader takes too little, or what belongs to the data. */
+	uint8_t bytes[PREAMBLE_SIZE_IPV4] = {255, 255, 255, 255, 0, 0};
+
+	(void)state;
+	assert_int_equal(preamble_size(bytes), PREAMBLE_SIZE_IPV6);
+	bytes[4] = bytes[5] = 255;
+	assert_int_equal(preamble_size(bytes), PREAMBLE_SIZE_IPV6);
+	for (size_t i = 0; i < 4; i++) {
+		bytes[i] = 254;
+		assert_int_equal(preamble_size(bytes), PREAMBLE_SIZE_IPV4);
+		bytes[i] = 255;
+	}
+	assert_int_equal(preamble_size(ipv4_golden), PREAMBLE_SIZE_IPV4);
+}
+
+static void
+test_decode(void **state)
+{
+	/* Fails if a target is misread. */
+	uint8_t mapped[PREAMBLE_SIZE_IPV6] = {
+	    0xff, 0xff, 0xff, 0xff, 0xbb, 0x01};
+	static const uint8_t zeros[PREAMBLE_SIZE_IPV4];
+	struct address target;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(goldens); i++) {
+		target = preamble_decode(goldens[i].bytes);
+		assert_is(&target, goldens[i].text);
+	}
+	memcpy(mapped + PREAMBLE_SIZE_IPV4, mapped_bytes, 16);
+	target = preamble_decode(mapped);
+	assert_is(&target, "1.2.3.4:443");
+	target = preamble_decode(zeros);
+	assert_is(&target, "0.0.0.0:0");
+}
+
+static void
+test_all_ports(void **state)
+{
+	/* Fails if a port changes on its way. */
+	uint8_t bytes[PREAMBLE_SIZE_IPV6];
+
+	(void)state;
+	for (unsigned port = 0; port <= UINT16_MAX; port++) {
+		struct address target =
+		    port % 2 == 0 ? address_ipv4(ipv4_bytes, (uint16_t)port)
+				  : address_ipv6(ipv6_bytes, (uint16_t)port);
+		struct address decoded;
+
+		(void)preamble_encode(&target, bytes);
+		assert_int_equal(bytes[4], port & 0xff);
+		assert_int_equal(bytes[5], port >> 8);
+		decoded = preamble_decode(bytes);
+		assert_true(address_equal(&decoded, &target));
+	}
+}
+
+static void
+test_send_in_one_piece(void **state)
+{
+	/* Fails if the preamble leaves in more than one packet, or can kill the
+	 * process with SIGPIPE. */
+	struct pair pair = make_pair();
+	const struct address targets[] = {
+	    address_ipv4(ipv4_bytes, 443), address_ipv6(ipv6_bytes, 8080)};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(goldens); i++) {
+		uint8_t bytes[PREAMBLE_SIZE_IPV6];
+
+		wrap_calls(pair.ours);
+		assert_int_equal(preamble_send(pair.ours, &targets[i]), 0);
+		assert_int_equal(sends, 1);
+		assert_int_equal(send_flags, MSG_NOSIGNAL);
+		assert_int_equal(read_all(pair.peer, bytes, goldens[i].size),
+		    goldens[i].size);
+		assert_memory_equal(bytes, goldens[i].bytes, goldens[i].size);
+	}
+	assert_int_equal(shutdown(pair.ours, SHUT_WR), 0);
+	assert_int_equal(recv(pair.peer, &(char){0}, 1, 0), 0); /* no more */
+	close_pair(pair);
+}
+
+static void
+test_send_short(void **state)
+{
+	/* Fails if half a preamble passes for a whole one. */
+	struct pair pair = make_pair();
+	struct address target = address_ipv4(ipv4_bytes, 443);
+
+	(void)state;
+	wrap_calls(pair.ours);
+	most = 5;
+	assert_int_equal(preamble_send(pair.ours, &target), -1);
+	assert_int_equal(errno, EIO);
+	assert_int_equal(sends, 1);
+	close_pair(pair);
+}
+
+static void
+test_send_failing(void **state)
+{
+	/* Fails if the log names the wrong reason. */
+	struct pair pair = make_pair();
+	struct address target = address_ipv6(ipv6_bytes, 443);
+
+	(void)state;
+	wrap_calls(pair.ours);
+	send_error = ECONNRESET;
+	assert_int_equal(preamble_send(pair.ours, &target), -1);
+	assert_int_equal(errno, ECONNRESET);
+	close_pair(pair);
+}
+
+/* Receives what was sent, with one byte after it, in pieces of this size. */
+static void
+check_receive(const struct golden *golden, size_t piece)
+{
+	struct pair pair = make_pair();
+	struct address target;
+	char next;
+
+	assert_int_equal(write_all(pair.peer, golden->bytes, golden->size), 0);
+	assert_int_equal(write_all(pair.peer, "!", 1), 0);
+	wrap_calls(pair.ours);
+	most = piece;
+	assert_int_equal(
+	    preamble_receive(pair.ours, DEADLINE_S * 1000, &target), 0);
+	assert_is(&target, golden->text);
+	limit_time(pair.ours);
+	assert_int_equal(recv(pair.ours, &next, 1, 0), 1);
+	assert_int_equal(next, '!');
+	close_pair(pair);
+}
+
+static void
+test_receive_whole(void **state)
+{
+	/* Fails if a preamble in one packet isn't understood, or data after it
+	 * is lost. */
+	(void)state;
+	for (size_t i = 0; i < LENGTH(goldens); i++)
+		check_receive(&goldens[i], 0);
+}
+
+static void
+test_receive_in_pieces(void **state)
+{
+	/* Fails if a preamble in packets of any size isn't understood: an old
+	 * sender writes 4 bytes, then 2. */
+	(void)state;
+	for (size_t piece = 1; piece < PREAMBLE_SIZE_IPV6; piece++) {
+		check_receive(&goldens[0], piece);
+		check_receive(&goldens[1], piece);
+	}
+}
+
+/* What a slow sender sends, and when. */
+struct slow_sender {
+	int fd;
+	const uint8_t *bytes;
+	size_t size, piece;
+	long pause;
+	bool ends;
+};
+
+static void
+send_slowly(void *argument)
+{
+	struct slow_sender *sender = argument;
+
+	for (size_t i = 0; i < sender->size; i += sender->piece) {
+		size_t rest = sender->size - i;
+
+		pause_ms(sender->pause);
+		(void)write_all(sender->fd, sender->bytes + i,
+		    rest < sender->piece ? rest : sender->piece);
+	}
+	if (sender->ends)
+		(void)shutdown(sender->fd, SHUT_WR);
+}
+
+static void
+test_receive_slow(void **state)
+{
+	/* Fails if the reader doesn't wait for packets that are on their way.
+	 */
+	static struct slow_sender sender;
+	static struct job job;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(goldens); i++) {
+		struct pair pair = make_pair();
+		struct address target;
+
+		wrap_calls(-1);
+		sender = (struct slow_sender){
+		    pair.peer, goldens[i].bytes, goldens[i].size, 4, 20, false};
+		job_start(&job, send_slowly, &sender);
+		assert_int_equal(
+		    preamble_receive(pair.ours, DEADLINE_S * 1000, &target), 0);
+		assert_is(&target, goldens[i].text);
+		job_end(&job);
+		close_pair(pair);
+	}
+}
+
+static void
+test_receive_interrupted(void **state)
+{
+	/* Fails if a signal, or a wakeup without data, ends a connection. */
+	struct pair pair = make_pair();
+	struct address target;
+
+	(void)state;
+	assert_int_equal(
+	    write_all(pair.peer, ipv4_golden, sizeof(ipv4_golden)), 0);
+	wrap_calls(pair.ours);
+	recv_errors[0] = EINTR;
+	recv_errors[1] = EAGAIN;
+	poll_errors[1] = EINTR;
+	assert_int_equal(
+	    preamble_receive(pair.ours, DEADLINE_S * 1000, &target), 0);
+	assert_is(&target, "1.2.3.4:443");
+	assert_true(recvs >= 3);
+	close_pair(pair);
+}
+
+static void
+test_receive_truncated(void **state)
+{
+	/* Fails if a client that ends early isn't told from one that names a
+	 * target. */
+	(void)state;
+	for (size_t i = 0; i < LENGTH(goldens); i++) {
+		for (size_t size = 0; size < goldens[i].size; size++) {
+			struct pair pair = make_pair();
+			struct address target;
+
+			wrap_calls(-1);
+			assert_int_equal(
+			    write_all(pair.peer, goldens[i].bytes, size), 0);
+			assert_int_equal(shutdown(pair.peer, SHUT_WR), 0);
+			assert_int_equal(preamble_receive(pair.ours,
+					     DEADLINE_S * 1000, &target),
+			    -1);
+			assert_int_equal(errno, ENODATA);
+			close_pair(pair);
+		}
+	}
+}
+
+static void
+test_receive_reset(void **state)
+{
+	/* Fails if a reset passes for a preamble, or its reason is lost. */
+	struct pair pair = make_pair();
+	struct address target;
+
+	(void)state;
+	wrap_calls(-1);
+	reset(pair.peer);
+	assert_int_equal(
+	    preamble_receive(pair.ours, DEADLINE_S * 1000, &target), -1);
+	assert_int_equal(errno, ECONNRESET);
+	close(pair.ours);
+}
+
+/* Receives for 200 ms and asserts that the time was over, and when. */
+static void
+assert_times_out(int fd)
+{
+	struct address target;
+	long start = now_ms(), taken;
+	int status = preamble_receive(fd, 200, &target), error = errno;
+
+	taken = now_ms() - start;
+	assert_int_equal(status, -1);
+	assert_int_equal(error, ETIMEDOUT);
+	assert_in_range(taken, 199, 5000);
+}
+
+static void
+test_receive_silence(void **state)
+{
+	/* Fails if a client that says nothing holds a connection for ever. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	wrap_calls(-1);
+	assert_times_out(pair.ours);
+	/* Nor one that stops midway. */
+	assert_int_equal(write_all(pair.peer, ipv6_golden, 21), 0);
+	assert_times_out(pair.ours);
+	close_pair(pair);
+}
+
+static void
+test_receive_dribble(void **state)
+{
+	/* Fails if a client can hold a connection by sending a byte now and
+	 * then: the time is for all of the preamble. */
+	static struct slow_sender sender;
+	static struct job job;
+	struct pair pair = make_pair();
+
+	(void)state;
+	wrap_calls(-1);
+	sender = (struct slow_sender){
+	    pair.peer, ipv6_golden, sizeof(ipv6_golden), 1, 15, true};
+	job_start(&job, send_slowly, &sender);
+	assert_times_out(pair.ours);
+	job_end(&job);
+	close_pair(pair);
+}
+
+static void
+test_receive_no_time(void **state)
+{
+	/* Fails if no time at all means to wait without end. */
+	struct pair pair = make_pair();
+	struct address target;
+
+	(void)state;
+	wrap_calls(-1);
+	assert_int_equal(preamble_receive(pair.ours, 0, &target), -1);
+	assert_int_equal(errno, ETIMEDOUT);
+	close_pair(pair);
+}
+
+static void
+test_receive_port_0(void **state)
+{
+	/* Fails if the proxy tries to connect where nothing can listen. */
+	static const uint8_t ipv4[PREAMBLE_SIZE_IPV4] = {4, 3, 2, 1};
+	static const uint8_t ipv6[PREAMBLE_SIZE_IPV6] = {
+	    255, 255, 255, 255, 0, 0, 0x20, 1};
+	struct pair pair = make_pair();
+	struct address target;
+
+	(void)state;
+	wrap_calls(-1);
+	assert_int_equal(write_all(pair.peer, ipv4, sizeof(ipv4)), 0);
+	assert_int_equal(write_all(pair.peer, ipv6, sizeof(ipv6)), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(
+		    preamble_receive(pair.ours, DEADLINE_S * 1000, &target),
+		    -1);
+		assert_int_equal(errno, EDESTADDRREQ);
+	}
+	close_pair(pair);
+}
+
+static void
+test_random(void **state)
+{
+	/* Fails if some bytes crash the reader, or leave it at the wrong place
+	 * of the stream. */
+	struct noise noise = {2};
+	struct pair pair = make_pair();
+
+	(void)state;
+	wrap_calls(-1);
+	for (int i = 0; i < 10000; i++) {
+		uint8_t bytes[PREAMBLE_SIZE_IPV6], again[PREAMBLE_SIZE_IPV6];
+		struct address target, decoded;
+		size_t size;
+
+		noise_fill(&noise, bytes, sizeof(bytes));
+		if (i % 2 == 0)
+			memset(bytes, 255, 4);
+		if (i % 100 == 0)
+			bytes[4] = bytes[5] = 0;
+		size = i % 2 == 0 ? PREAMBLE_SIZE_IPV6 : PREAMBLE_SIZE_IPV4;
+		assert_int_equal(preamble_size(bytes), size);
+		assert_int_equal(write_all(pair.peer, bytes, size), 0);
+		if (bytes[4] == 0 && bytes[5] == 0) {
+			assert_int_equal(preamble_receive(pair.ours,
+					     DEADLINE_S * 1000, &target),
+			    -1);
+			assert_int_equal(errno, EDESTADDRREQ);
+			continue;
+		}
+		assert_int_equal(
+		    preamble_receive(pair.ours, DEADLINE_S * 1000, &target), 0);
+		decoded = preamble_decode(bytes);
+		assert_true(address_equal(&target, &decoded));
+		assert_int_equal(preamble_encode(&target, again), size);
+		assert_memory_equal(again, bytes, size);
+	}
+	assert_int_equal(recv(pair.ours, &(char){0}, 1, MSG_DONTWAIT), -1);
+	assert_int_equal(errno, EAGAIN);
+	close_pair(pair);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_golden_bytes),
+	    cmocka_unit_test(test_mapped_sent_as_ipv4),
+	    cmocka_unit_test(test_size),
+	    cmocka_unit_test(test_decode),
+	    cmocka_unit_test(test_all_ports),
+	    cmocka_unit_test(test_send_in_one_piece),
+	    cmocka_unit_test(test_send_short),
+	    cmocka_unit_test(test_send_failing),
+	    cmocka_unit_test(test_receive_whole),
+	    cmocka_unit_test(test_receive_in_pieces),
+	    cmocka_unit_test(test_receive_slow),
+	    cmocka_unit_test(test_receive_interrupted),
+	    cmocka_unit_test(test_receive_truncated),
+	    cmocka_unit_test(test_receive_reset),
+	    cmocka_unit_test(test_receive_silence),
+	    cmocka_unit_test(test_receive_dribble),
+	    cmocka_unit_test(test_receive_no_time),
+	    cmocka_unit_test(test_receive_port_0),
+	    cmocka_unit_test(test_random),
+	};
+
+	alarm(LAST_RESORT_S);
+	return cmocka_run_group_tests_name("preamble", tests, NULL, NULL);
+}

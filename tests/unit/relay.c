@@ -1,0 +1,820 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of relay: what one side does, the other must see, ends and resets
+ * above all. Both sides are TCP connections over loopback; what a kernel does
+ * only now and then is brought about by wrapped calls. */
+#include "relay.h"
+
+#include "support.h"
+
+#include <signal.h>
+
+int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __real_pipe2(int fds[2], int flags);
+int __wrap_pipe2(int fds[2], int flags);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+    void *(*run)(void *), void *argument);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+    void *(*run)(void *), void *argument);
+ssize_t __real_read(int fd, void *buffer, size_t size);
+ssize_t __wrap_read(int fd, void *buffer, size_t size);
+ssize_t __real_send(int fd, const void *buffer, size_t size, int flags);
+ssize_t __wrap_send(int fd, const void *buffer, size_t size, int flags);
+int __real_shutdown(int fd, int how);
+int __wrap_shutdown(int fd, int how);
+ssize_t __real_splice(int in, off_t *in_offset, int out, off_t *out_offset,
+    size_t size, unsigned flags);
+ssize_t __wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset,
+    size_t size, unsigned flags);
+
+/* What goes wrong. Set before the relay starts. */
+static struct {
+	int create_error; /* of the relay's pthread_create(3) */
+	int pipe_error, pipe_at;
+	int shutdown_error, shutdown_fd; /* of SHUT_WR */
+	bool busy_while_waiting; /* disconnecting says so, as long as it is */
+	int read_fd;             /* the first read of this descriptor: */
+	int read_error;          /* fails, or, if 0, says end-of-file, */
+	bool read_is_late;       /* after an error of the socket */
+	int stolen_fd;           /* its error goes to the thread that writes */
+	sem_t stolen, ended;     /* and after that, its reader sees the end */
+} faults;
+static _Atomic int reads_left, pipes;
+/* Threads inside of calls that wait on a descriptor, but for poll(2). */
+static _Atomic int waiting[256];
+
+static void
+wait_in_time(sem_t *semaphore)
+{
+	struct timespec limit;
+
+	(void)clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += DEADLINE_S;
+	while (sem_timedwait(semaphore, &limit) == -1 && errno == EINTR)
+		;
+}
+
+/* Whether this read is replaced; then *result is what it returns. */
+static bool
+read_is_faulty(int fd, ssize_t *result)
+{
+	if (fd != faults.read_fd || reads_left-- <= 0)
+		return false;
+	if (faults.read_is_late)
+		(void)wait_for(fd, 0);
+	errno = faults.read_error;
+	*result = faults.read_error == 0 ? 0 : -1;
+	return true;
+}
+
+/* Before and after a read, and after a write, of the descriptor whose error is
+ * stolen. */
+static void
+before_read(int fd)
+{
+	if (fd == faults.stolen_fd)
+		wait_in_time(&faults.stolen);
+}
+
+static void
+after_read(int fd)
+{
+	if (fd == faults.stolen_fd)
+		(void)sem_post(&faults.ended);
+}
+
+static void
+after_write(int fd, ssize_t result)
+{
+	int saved = errno;
+
+	if (fd == faults.stolen_fd && result == -1) {
+		(void)sem_post(&faults.stolen);
+		wait_in_time(&faults.ended);
+	}
+	errno = saved;
+}
+
+int
+__wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+	if (address->sa_family == AF_UNSPEC && faults.busy_while_waiting &&
+	    waiting[fd] > 0) {
+		errno = EBUSY;
+		return -1;
+	}
+	return __real_connect(fd, address, length);
+}
+
+int
+__wrap_pipe2(int fds[2], int flags)
+{
+	if (faults.pipe_error != 0 && ++pipes == faults.pipe_at) {
+		errno = faults.pipe_error;
+		return -1;
+	}
+	return __real_pipe2(fds, flags);
+}
+
+static _Thread_local bool is_relay;
+
+int
+__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+    void *(*run)(void *), void *argument)
+{
+	if (is_relay && faults.create_error != 0)
+		return faults.create_error;
+	return __real_pthread_create(thread, attributes, run, argument);
+}
+
+ssize_t
+__wrap_read(int fd, void *buffer, size_t size)
+{
+	ssize_t n;
+
+	if (read_is_faulty(fd, &n))
+		return n;
+	before_read(fd);
+	waiting[fd]++;
+	n = __real_read(fd, buffer, size);
+	waiting[fd]--;
+	after_read(fd);
+	return n;
+}
+
+ssize_t
+__wrap_send(int fd, const void *buffer, size_t size, int flags)
+{
+	ssize_t n;
+
+	waiting[fd]++;
+	n = __real_send(fd, buffer, size, flags);
+	waiting[fd]--;
+	after_write(fd, n);
+	return n;
+}
+
+int
+__wrap_shutdown(int fd, int how)
+{
+	if (fd == faults.shutdown_fd && how == SHUT_WR) {
+		errno = faults.shutdown_error;
+		return -1;
+	}
+	return __real_shutdown(fd, how);
+}
+
+ssize_t
+__wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset, size_t size,
+    unsigned flags)
+{
+	ssize_t n;
+
+	if (read_is_faulty(in, &n))
+		return n;
+	before_read(in);
+	waiting[in]++;
+	waiting[out]++;
+	n = __real_splice(in, in_offset, out, out_offset, size, flags);
+	waiting[in]--;
+	waiting[out]--;
+	after_read(in);
+	after_write(out, n);
+	return n;
+}
+
+/* A relay that runs in a thread of its own. */
+static struct {
+	struct pair client, upstream;
+	enum copy_mode mode;
+	struct relay_result result;
+	int descriptors; /* before all else */
+	struct job job;
+} relay;
+
+static void
+run_relay(void *argument)
+{
+	(void)argument;
+	is_relay = true;
+	relay.result =
+	    relay_run(relay.client.ours, relay.upstream.ours, relay.mode);
+}
+
+static void
+prepare(enum copy_mode mode)
+{
+	relay.descriptors = open_descriptors();
+	relay.client = make_pair();
+	relay.upstream = make_pair();
+	relay.mode = mode;
+	memset(&faults, 0, sizeof(faults));
+	faults.read_fd = faults.shutdown_fd = faults.stolen_fd = -1;
+	reads_left = 1;
+	pipes = 0;
+}
+
+static void
+start(void)
+{
+	job_start(&relay.job, run_relay, NULL);
+}
+
+/* Waits for the relay's end, which must be this one. */
+static void
+assert_ends(enum relay_end end, int error)
+{
+	job_end(&relay.job);
+	assert_int_equal(relay.result.end, end);
+	assert_int_equal(relay.result.error, error);
+	assert_int_not_equal(fcntl(relay.client.ours, F_GETFD), -1);
+	assert_int_not_equal(fcntl(relay.upstream.ours, F_GETFD), -1);
+}
+
+static void
+assert_moved(size_t up, size_t down)
+{
+	assert_int_equal(relay.result.up, up);
+	assert_int_equal(relay.result.down, down);
+}
+
+static void
+finish(void)
+{
+	close_pair(relay.client);
+	close_pair(relay.upstream);
+	assert_int_equal(open_descriptors(), relay.descriptors);
+}
+
+/* The same test for each way of copying, and with the sides swapped. */
+static const enum copy_mode modes[] = {COPY_SPLICE, COPY_BUFFER};
+struct side {
+	struct pair *pair, *opposite;
+	enum relay_end error, opposite_error;
+};
+static const struct side sides[] = {
+    {&relay.client, &relay.upstream, RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR},
+    {&relay.upstream, &relay.client, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR},
+};
+
+static void
+for_each(void (*test)(const struct side *side))
+{
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		for (size_t j = 0; j < LENGTH(sides); j++) {
+			prepare(modes[i]);
+			test(&sides[j]);
+			finish();
+		}
+	}
+}
+
+static void
+assert_end(int fd)
+{
+	assert_int_equal(read_to_end(fd, NULL), 0);
+}
+
+static void
+assert_reset(int fd)
+{
+	assert_int_equal(read_to_end(fd, NULL), ECONNRESET);
+}
+
+static void
+half_close(int fd)
+{
+	assert_int_equal(shutdown(fd, SHUT_WR), 0);
+}
+
+static void
+check_half_close(const struct side *side)
+{
+	int first = side->pair->peer, second = side->opposite->peer;
+
+	start();
+	assert_passes(first, second, "request");
+	half_close(first);
+	assert_end(second);
+	/* The other direction goes on. */
+	for (int i = 0; i < 3; i++)
+		assert_passes(second, first, "answer");
+	half_close(second);
+	assert_end(first);
+	assert_ends(RELAY_EOF, 0);
+	if (side->pair == &relay.client)
+		assert_moved(7, 18);
+	else
+		assert_moved(18, 7);
+}
+
+static void
+test_half_close(void **state)
+{
+	/* Fails if a side that has said all gets no answer, or the other one
+	 * never learns that it has. */
+	(void)state;
+	for_each(check_half_close);
+}
+
+static void
+check_nothing_said(const struct side *side)
+{
+	start();
+	half_close(side->pair->peer);
+	half_close(side->opposite->peer);
+	assert_end(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_ends(RELAY_EOF, 0);
+	assert_moved(0, 0);
+}
+
+static void
+test_nothing_said(void **state)
+{
+	/* Fails if a connection without data, as health checks make them, ends
+	 * as an error or not at all. */
+	(void)state;
+	for_each(check_nothing_said);
+}
+
+/* Noise that is sent into one descriptor and read from another. */
+struct flow {
+	int into, from;
+	size_t size;
+	bool intact;
+	struct job sender, reader;
+};
+
+static void
+send_noise(void *argument)
+{
+	struct flow *flow = argument;
+	struct noise noise = {(uint32_t)flow->size};
+	uint8_t bytes[16384];
+
+	for (size_t rest = flow->size, n; rest > 0; rest -= n) {
+		n = rest < sizeof(bytes) ? rest : sizeof(bytes);
+		noise_fill(&noise, bytes, n);
+		if (write_all(flow->into, bytes, n) != 0)
+			return;
+	}
+	(void)shutdown(flow->into, SHUT_WR);
+}
+
+static void
+read_noise(void *argument)
+{
+	struct flow *flow = argument;
+	struct noise noise = {(uint32_t)flow->size};
+	uint8_t bytes[16384];
+	size_t n;
+
+	for (size_t rest = flow->size; rest > 0; rest -= n) {
+		n = rest < sizeof(bytes) ? rest : sizeof(bytes);
+		n = read_all(flow->from, bytes, n);
+		if (n == 0 || !noise_is(&noise, bytes, n))
+			return;
+	}
+	flow->intact = read_to_end(flow->from, &n) == 0 && n == 0;
+}
+
+static void
+check_both_ways(size_t up, size_t down)
+{
+	static struct flow flows[2];
+
+	flows[0] = (struct flow){
+	    .into = relay.client.peer, .from = relay.upstream.peer, .size = up};
+	flows[1] = (struct flow){.into = relay.upstream.peer,
+	    .from = relay.client.peer,
+	    .size = down};
+	start();
+	for (size_t i = 0; i < 2; i++) {
+		job_start(&flows[i].sender, send_noise, &flows[i]);
+		job_start(&flows[i].reader, read_noise, &flows[i]);
+	}
+	for (size_t i = 0; i < 2; i++) {
+		job_end(&flows[i].sender);
+		job_end(&flows[i].reader);
+		assert_true(flows[i].intact);
+	}
+	assert_ends(RELAY_EOF, 0);
+	assert_moved(up, down);
+}
+
+static void
+test_both_ways_at_once(void **state)
+{
+	/* Fails if the directions get into each other's way, or are counted
+	 * wrongly. */
+	(void)state;
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		prepare(modes[i]);
+		check_both_ways(3000000, 2000000);
+		finish();
+		prepare(modes[i]);
+		check_both_ways(0, 1000000);
+		finish();
+	}
+}
+
+static void
+test_ends_at_once(void **state)
+{
+	/* Fails if two ends that come at the same time pass for a reset. */
+	(void)state;
+	for (size_t i = 0; i < 100; i++) {
+		prepare(modes[i % LENGTH(modes)]);
+		check_both_ways(i % 7 * 1000, i % 5 * 1000);
+		finish();
+	}
+}
+
+static void
+check_reset(const struct side *side)
+{
+	start();
+	assert_passes(side->pair->peer, side->opposite->peer, "hello");
+	assert_passes(side->opposite->peer, side->pair->peer, "hi");
+	reset_peer(side->pair);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ECONNRESET);
+	if (side->pair == &relay.client)
+		assert_moved(5, 2);
+	else
+		assert_moved(2, 5);
+}
+
+static void
+test_reset(void **state)
+{
+	/* Fails if data that was cut off looks complete to the other side. */
+	(void)state;
+	for_each(check_reset);
+}
+
+static void
+check_reset_of_answer(const struct side *side)
+{
+	int asking = side->opposite->peer, answering = side->pair->peer;
+
+	start();
+	assert_passes(asking, answering, "request");
+	half_close(asking);
+	assert_end(answering);
+	assert_passes(answering, asking, "half an an");
+	reset_peer(side->pair);
+	assert_reset(asking);
+	assert_ends(side->error, ECONNRESET);
+}
+
+static void
+test_reset_of_answer(void **state)
+{
+	/* Fails if half an answer looks whole to a side that has half-closed.
+	 */
+	(void)state;
+	for_each(check_reset_of_answer);
+}
+
+static void
+send_and_reset(void *argument)
+{
+	static const char zeros[100000];
+	struct pair *pair = argument;
+
+	(void)write_all(pair->peer, zeros, sizeof(zeros));
+	reset_peer(pair);
+}
+
+static void
+check_reset_in_flight(const struct side *side)
+{
+	static struct job job;
+	size_t count;
+
+	for (int i = 0; i < 20; i++) {
+		start();
+		job_start(&job, send_and_reset, side->pair);
+		assert_int_equal(
+		    read_to_end(side->opposite->peer, &count), ECONNRESET);
+		assert_in_range(count, 0, 100000);
+		job_end(&job);
+		assert_ends(side->error, ECONNRESET);
+		finish();
+		prepare(relay.mode);
+	}
+}
+
+static void
+test_reset_in_flight(void **state)
+{
+	/* Fails if a reset that comes with data ends as if all had come. */
+	(void)state;
+	for_each(check_reset_in_flight);
+}
+
+static void
+check_gone_after_request(const struct side *side)
+{
+	int error;
+
+	start();
+	assert_passes(side->pair->peer, side->opposite->peer, "request");
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	reset_peer(side->pair);
+	/* Nobody reads from that side any more: the next write finds out. */
+	do
+		error = write_all(side->opposite->peer, "x", 1);
+	while (error == 0);
+	assert_true(error == ECONNRESET || error == EPIPE);
+	job_end(&relay.job);
+	assert_int_equal(relay.result.end, side->error);
+	assert_true(
+	    relay.result.error == ECONNRESET || relay.result.error == EPIPE);
+}
+
+static void
+test_gone_after_request(void **state)
+{
+	/* Fails if a side that asks and runs keeps the other one writing. */
+	(void)state;
+	for_each(check_gone_after_request);
+}
+
+static void
+check_blocked_writer(const struct side *side)
+{
+	start();
+	/* Now the proxy waits to write to the opposite, which doesn't read. */
+	fill_connection(side->pair->peer);
+	reset_peer(side->pair);
+	assert_true(wait_for(side->pair->ours, 0));
+	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	job_end(&relay.job);
+	assert_int_equal(relay.result.end, side->error);
+	assert_true(
+	    relay.result.error == ECONNRESET || relay.result.error == EPIPE);
+	assert_reset(side->opposite->peer);
+}
+
+static void
+test_blocked_writer(void **state)
+{
+	/* Fails if a thread that waits for a peer that doesn't read is never
+	 * woken, and the connection's place is lost for good. */
+	(void)state;
+	for_each(check_blocked_writer);
+}
+
+static void
+check_blocked_writer_busy(const struct side *side)
+{
+	int fd;
+
+	faults.busy_while_waiting = true;
+	start();
+	fill_connection(side->pair->peer);
+	reset_peer(side->pair);
+	assert_true(wait_for(side->pair->ours, 0));
+	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	job_end(&relay.job);
+	assert_int_equal(relay.result.end, side->error);
+	/* The last thing that happens to a socket. */
+	fd = side->opposite->ours;
+	side->opposite->ours = -1;
+	close(fd);
+	assert_reset(side->opposite->peer);
+}
+
+static void
+test_blocked_writer_busy(void **state)
+{
+	/* Fails if that happens on those 6.x kernels where a socket that
+	 * somebody waits on can't be disconnected. */
+	(void)state;
+	for_each(check_blocked_writer_busy);
+}
+
+static void
+check_error_reported_before(const struct side *side)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	reset_peer(side->pair);
+	assert_true(wait_for(side->pair->ours, 0));
+	assert_int_equal(
+	    getsockopt(side->pair->ours, SOL_SOCKET, SO_ERROR, &error, &length),
+	    0);
+	assert_int_equal(error, ECONNRESET);
+	/* All that is left to see now is an end-of-file. */
+	start();
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ECONNRESET);
+}
+
+static void
+test_error_reported_before(void **state)
+{
+	/* Fails if a reset that somebody else was told of becomes a clean end:
+	 * the kernel reports an error only once. */
+	(void)state;
+	for_each(check_error_reported_before);
+}
+
+static void
+check_error_stolen(const struct side *side)
+{
+	assert_int_equal(sem_init(&faults.stolen, 0, 0), 0);
+	assert_int_equal(sem_init(&faults.ended, 0, 0), 0);
+	faults.stolen_fd = side->pair->ours;
+	start();
+	reset_peer(side->pair);
+	assert_true(wait_for(side->pair->ours, 0));
+	/* The thread that writes this is told of the reset, and held until the
+	 * reader has seen an end-of-file. */
+	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ECONNRESET);
+	assert_int_equal(sem_destroy(&faults.stolen), 0);
+	assert_int_equal(sem_destroy(&faults.ended), 0);
+}
+
+static void
+test_error_stolen(void **state)
+{
+	/* Fails if a reset becomes a clean end when the kernel tells the thread
+	 * that writes, and that one isn't quick enough to say so. */
+	(void)state;
+	for_each(check_error_stolen);
+}
+
+static void
+check_end_before_error(const struct side *side)
+{
+	faults.read_fd = side->pair->ours;
+	faults.read_is_late = true;
+	start();
+	reset_peer(side->pair);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ECONNRESET);
+}
+
+static void
+test_end_before_error(void **state)
+{
+	/* Fails if an end-of-file is believed while the socket has an error, as
+	 * vsock sockets of dead machines do. */
+	(void)state;
+	for_each(check_end_before_error);
+}
+
+static void
+check_not_connected(const struct side *side)
+{
+	faults.read_fd = side->pair->ours;
+	faults.read_error = ENOTCONN;
+	start();
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_passes(side->opposite->peer, side->pair->peer, "answer");
+	half_close(side->opposite->peer);
+	assert_end(side->pair->peer);
+	assert_ends(RELAY_EOF, 0);
+}
+
+static void
+test_not_connected(void **state)
+{
+	/* Fails if the end of a vsock stream, which Linux 4.14 calls ENOTCONN,
+	 * resets the connection. */
+	(void)state;
+	for_each(check_not_connected);
+}
+
+static void
+check_end_not_passed_on(const struct side *side)
+{
+	faults.shutdown_fd = side->opposite->ours;
+	faults.shutdown_error = ENOTCONN;
+	start();
+	half_close(side->pair->peer);
+	assert_reset(side->pair->peer);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->opposite_error, ECONNRESET);
+}
+
+static void
+test_end_not_passed_on(void **state)
+{
+	/* Fails if an end that couldn't be passed on, because that side was
+	 * reset and nobody noticed, counts as a good end. */
+	(void)state;
+	for_each(check_end_not_passed_on);
+}
+
+static void
+test_read_error(void **state)
+{
+	/* Fails if the errno of what ended a connection isn't told. */
+	(void)state;
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		prepare(modes[i]);
+		faults.read_fd = relay.upstream.ours;
+		faults.read_error = ETIMEDOUT;
+		assert_int_equal(write_all(relay.upstream.peer, "x", 1), 0);
+		start();
+		assert_reset(relay.client.peer);
+		assert_reset(relay.upstream.peer);
+		assert_ends(RELAY_UPSTREAM_ERROR, ETIMEDOUT);
+		finish();
+	}
+}
+
+static void
+test_no_thread(void **state)
+{
+	/* Fails if a connection for which there is no thread hangs, or ends as
+	 * if it had been served. */
+	(void)state;
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		prepare(modes[i]);
+		faults.create_error = EAGAIN;
+		start();
+		assert_reset(relay.client.peer);
+		assert_reset(relay.upstream.peer);
+		assert_ends(RELAY_NO_RESOURCES, EAGAIN);
+		assert_moved(0, 0);
+		finish();
+	}
+}
+
+static void
+test_no_pipe(void **state)
+{
+	/* Fails if a direction without a pipe leaves the other one running. */
+	(void)state;
+	for (int at = 1; at <= 2; at++) {
+		prepare(COPY_SPLICE);
+		faults.pipe_error = EMFILE;
+		faults.pipe_at = at;
+		start();
+		assert_reset(relay.client.peer);
+		assert_reset(relay.upstream.peer);
+		assert_ends(RELAY_NO_RESOURCES, EMFILE);
+		finish();
+	}
+}
+
+static void
+check_disconnect_refused(const struct side *side)
+{
+	faults.busy_while_waiting = true;
+	start();
+	assert_passes(side->pair->peer, side->opposite->peer, "hello");
+	reset_peer(side->pair);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ECONNRESET);
+}
+
+static void
+test_disconnect_refused(void **state)
+{
+	/* Fails if, on those 6.x kernels where a socket that somebody waits on
+	 * can't be reset, a thread is not woken, or no reset is sent. */
+	(void)state;
+	for_each(check_disconnect_refused);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_half_close),
+	    cmocka_unit_test(test_nothing_said),
+	    cmocka_unit_test(test_both_ways_at_once),
+	    cmocka_unit_test(test_ends_at_once),
+	    cmocka_unit_test(test_reset),
+	    cmocka_unit_test(test_reset_of_answer),
+	    cmocka_unit_test(test_reset_in_flight),
+	    cmocka_unit_test(test_gone_after_request),
+	    cmocka_unit_test(test_blocked_writer),
+	    cmocka_unit_test(test_blocked_writer_busy),
+	    cmocka_unit_test(test_error_reported_before),
+	    cmocka_unit_test(test_error_stolen),
+	    cmocka_unit_test(test_end_before_error),
+	    cmocka_unit_test(test_not_connected),
+	    cmocka_unit_test(test_end_not_passed_on),
+	    cmocka_unit_test(test_read_error),
+	    cmocka_unit_test(test_no_thread),
+	    cmocka_unit_test(test_no_pipe),
+	    cmocka_unit_test(test_disconnect_refused),
+	};
+
+	alarm(LAST_RESORT_S);
+	(void)signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests_name("relay", tests, NULL, NULL);
+}

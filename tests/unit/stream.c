@@ -1,0 +1,1141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of stream. TCP is real, over loopback; vsock, NAT, resolvers and
+ * what fails seldom are played by wrapped calls. No vsock socket is made, and
+ * none is ever connected. */
+#include "stream.h"
+
+#include "support.h"
+
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+
+#include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
+
+int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
+void __real_freeaddrinfo(struct addrinfo *list);
+void __wrap_freeaddrinfo(struct addrinfo *list);
+int __real_getaddrinfo(const char *host, const char *port,
+    const struct addrinfo *hints, struct addrinfo **list);
+int __wrap_getaddrinfo(const char *host, const char *port,
+    const struct addrinfo *hints, struct addrinfo **list);
+int __real_getsockname(int fd, struct sockaddr *address, socklen_t *length);
+int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *length);
+int __real_getsockopt(
+    int fd, int level, int option, void *value, socklen_t *length);
+int __wrap_getsockopt(
+    int fd, int level, int option, void *value, socklen_t *length);
+int __wrap_ioctl(int fd, unsigned long request, ...);
+int __real_listen(int fd, int backlog);
+int __wrap_listen(int fd, int backlog);
+int __wrap_open(const char *path, int flags, ...);
+int __real_setsockopt(
+    int fd, int level, int option, const void *value, socklen_t length);
+int __wrap_setsockopt(
+    int fd, int level, int option, const void *value, socklen_t length);
+int __real_shutdown(int fd, int how);
+int __wrap_shutdown(int fd, int how);
+int __real_socket(int family, int type, int protocol);
+int __wrap_socket(int family, int type, int protocol);
+
+/* What the wrapped calls do and have seen; all zero: nothing special. */
+static struct {
+	int connect_errors[4]; /* of the next calls, up to a 0 */
+	size_t connects;       /* calls but for disconnecting ones */
+	/* Disconnecting fails with EBUSY as long as a thread waits (the wait
+	 * of check_woken()), or for so many calls. */
+	bool busy_while_waiting;
+	size_t busy_calls;
+	size_t disconnects;
+	bool connects_nothing; /* says that all is well */
+
+	int resolve_error, resolve_errno;
+	struct addrinfo *list; /* what names resolve to; NULL: the truth */
+	struct addrinfo *freed;
+	size_t frees;
+
+	int local_error;
+	struct address local; /* of all sockets, if length is not 0 */
+
+	int nat_error;
+	int nat_level; /* where there is an original destination */
+	struct address nat;
+
+	int device_error, cid_error;
+	uint32_t cid;
+	int backlog;
+
+	int limit_error;       /* of setting limits of time */
+	size_t limit_fails_at; /* 1: the first one */
+	struct timeval limits[8];
+	int limit_levels[8], limit_options[8];
+	size_t limits_set, others_set; /* calls */
+
+	int last_shutdown; /* how */
+	int socket_error, vsock_sockets;
+} calls;
+
+/* A thread that waits on a descriptor. */
+static struct waiter {
+	int fd;
+	_Atomic bool waits;
+	ssize_t result;
+	int error;
+	struct job job;
+} waiter;
+
+static void
+start(void)
+{
+	memset(&calls, 0, sizeof(calls));
+	calls.last_shutdown = -1;
+}
+
+/* Every test begins with calls that do as ever. */
+#define TEST(name) cmocka_unit_test_setup(name, set_up)
+
+static int
+set_up(void **state)
+{
+	(void)state;
+	start();
+	return 0;
+}
+
+static int
+fails(int error)
+{
+	if (error != 0)
+		errno = error;
+	return error != 0 ? -1 : 0;
+}
+
+int
+__wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+	size_t i;
+
+	if (address->sa_family == AF_UNSPEC) {
+		if (calls.disconnects++ < calls.busy_calls ||
+		    (calls.busy_while_waiting && !job_has_ended(&waiter.job)))
+			return fails(EBUSY);
+		return __real_connect(fd, address, length);
+	}
+	i = calls.connects++;
+	if (i < LENGTH(calls.connect_errors) && calls.connect_errors[i] != 0)
+		return fails(calls.connect_errors[i]);
+	if (calls.connects_nothing)
+		return 0;
+	assert_int_not_equal(address->sa_family, AF_VSOCK);
+	return __real_connect(fd, address, length);
+}
+
+void
+__wrap_freeaddrinfo(struct addrinfo *list)
+{
+	calls.frees++;
+	calls.freed = list;
+	if (calls.list == NULL)
+		__real_freeaddrinfo(list);
+}
+
+int
+__wrap_getaddrinfo(const char *host, const char *port,
+    const struct addrinfo *hints, struct addrinfo **list)
+{
+	errno = calls.resolve_errno;
+	if (calls.resolve_error != 0)
+		return calls.resolve_error;
+	if (calls.list == NULL)
+		return __real_getaddrinfo(host, port, hints, list);
+	*list = calls.list;
+	return 0;
+}
+
+/* As the kernel gives an address to who has room for *length bytes of it. */
+static void
+give_address(
+    const struct address *from, struct sockaddr *address, socklen_t *length)
+{
+	memcpy(address, &from->any,
+	    *length < from->length ? *length : from->length);
+	*length = from->length;
+}
+
+int
+__wrap_getsockname(int fd, struct sockaddr *address, socklen_t *length)
+{
+	if (fails(calls.local_error))
+		return -1;
+	if (calls.local.length == 0)
+		return __real_getsockname(fd, address, length);
+	give_address(&calls.local, address, length);
+	return 0;
+}
+
+int
+__wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
+{
+	if (!((level == SOL_IP && option == SO_ORIGINAL_DST) ||
+		(level == SOL_IPV6 && option == IP6T_SO_ORIGINAL_DST)))
+		return __real_getsockopt(fd, level, option, value, length);
+	if (fails(level == calls.nat_level ? calls.nat_error : ENOENT))
+		return -1;
+	/* Both demand room for all of it: EINVAL. */
+	if (*length < calls.nat.length)
+		return fails(EINVAL);
+	give_address(&calls.nat, value, length);
+	return 0;
+}
+
+int
+__wrap_ioctl(int fd, unsigned long request, ...)
+{
+	va_list arguments;
+
+	assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	assert_int_equal(
+	    (unsigned)request, (unsigned)IOCTL_VM_SOCKETS_GET_LOCAL_CID);
+	if (fails(calls.cid_error))
+		return -1;
+	va_start(arguments, request);
+	*va_arg(arguments, uint32_t *) = calls.cid;
+	va_end(arguments);
+	return 0;
+}
+
+int
+__wrap_listen(int fd, int backlog)
+{
+	calls.backlog = backlog;
+	return __real_listen(fd, backlog);
+}
+
+int
+__wrap_open(const char *path, int flags, ...)
+{
+	int fds[2];
+
+	assert_string_equal(path, "/dev/vsock");
+	if (fails(calls.device_error))
+		return -1;
+	assert_int_equal(pipe2(fds, flags & O_CLOEXEC), 0);
+	close(fds[1]);
+	return fds[0];
+}
+
+int
+__wrap_setsockopt(
+    int fd, int level, int option, const void *value, socklen_t length)
+{
+	size_t i;
+
+	if (!(level == SOL_SOCKET && option == SO_SNDTIMEO) &&
+	    level != AF_VSOCK) {
+		calls.others_set++;
+		return __real_setsockopt(fd, level, option, value, length);
+	}
+	i = calls.limits_set++;
+	if (i < LENGTH(calls.limits) && length == sizeof(*calls.limits)) {
+		memcpy(&calls.limits[i], value, length);
+		calls.limit_levels[i] = level;
+		calls.limit_options[i] = option;
+	}
+	if (calls.limits_set == calls.limit_fails_at)
+		return fails(calls.limit_error);
+	return level == AF_VSOCK
+		   ? 0
+		   : __real_setsockopt(fd, level, option, value, length);
+}
+
+int
+__wrap_shutdown(int fd, int how)
+{
+	calls.last_shutdown = how;
+	return __real_shutdown(fd, how);
+}
+
+int
+__wrap_socket(int family, int type, int protocol)
+{
+	if (fails(calls.socket_error))
+		return -1;
+	if (family != AF_VSOCK)
+		return __real_socket(family, type, protocol);
+	calls.vsock_sockets++;
+	return __real_socket(AF_INET, type, protocol);
+}
+
+static struct address
+loopback(uint16_t port)
+{
+	static const uint8_t bytes[4] = {127, 0, 0, 1};
+
+	return address_ipv4(bytes, port);
+}
+
+static int
+get_option(int fd, int level, int option)
+{
+	int value = -1;
+	socklen_t length = sizeof(value);
+
+	assert_int_equal(
+	    __real_getsockopt(fd, level, option, &value, &length), 0);
+	return value;
+}
+
+/* Close-on-exec, blocking, and a write may take as long as it takes. */
+static void
+assert_plain(int fd)
+{
+	struct timeval limit = {1, 1};
+	socklen_t length = sizeof(limit);
+
+	assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+	assert_int_equal(
+	    __real_getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &length), 0);
+	assert_int_equal(limit.tv_sec, 0);
+	assert_int_equal(limit.tv_usec, 0);
+}
+
+static void
+assert_tcp_options(int fd)
+{
+	assert_int_not_equal(get_option(fd, IPPROTO_TCP, TCP_NODELAY), 0);
+	assert_int_not_equal(get_option(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
+	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 60);
+	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPINTVL), 10);
+	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPCNT), 6);
+}
+
+static void
+test_listen(void **state)
+{
+	/* Fails if the proxy can't be reached, or drops connections that come
+	 * all at once, or can't be restarted at once. */
+	struct address address = loopback(0);
+	int fd, client;
+
+	(void)state;
+	fd = stream_listen(&address);
+	assert_true(fd >= 0);
+	assert_plain(fd);
+	assert_int_not_equal(get_option(fd, SOL_SOCKET, SO_REUSEADDR), 0);
+	assert_int_equal(calls.backlog, SOMAXCONN);
+	assert_int_equal(stream_local_address(fd, &address), 0);
+	assert_int_equal(address.any.sa_family, AF_INET);
+	assert_int_not_equal(address_port(&address), 0);
+	client = connect_loopback(&address.in);
+	assert_true(client >= 0);
+	close(client);
+	close(fd);
+}
+
+static void
+test_listen_fails(void **state)
+{
+	/* Fails if the reason why a proxy can't start is lost. */
+	static const uint8_t elsewhere[4] = {192, 0, 2, 1};
+	int before = open_descriptors(), fd;
+	struct sockaddr_in taken;
+	struct address address;
+
+	(void)state;
+	fd = listen_loopback(&taken);
+	address = loopback(ntohs(taken.sin_port));
+	assert_int_equal(stream_listen(&address), -1);
+	assert_int_equal(errno, EADDRINUSE);
+	close(fd);
+	address = address_ipv4(elsewhere, 0);
+	assert_int_equal(stream_listen(&address), -1);
+	assert_int_equal(errno, EADDRNOTAVAIL);
+	calls.socket_error = EAFNOSUPPORT;
+	address = address_vsock(VMADDR_CID_ANY, 1);
+	assert_int_equal(stream_listen(&address), -1);
+	assert_int_equal(errno, EAFNOSUPPORT);
+	assert_int_equal(open_descriptors(), before);
+}
+
+static void
+test_connect(void **state)
+{
+	/* Fails if connections are slow with small messages, outlive dead
+	 * peers, or end when a write takes longer than connecting may. */
+	struct sockaddr_in name;
+	struct address address;
+	int listener, fd, peer;
+
+	(void)state;
+	listener = listen_loopback(&name);
+	address = loopback(ntohs(name.sin_port));
+	fd = stream_connect(&address, DEADLINE_S * 1000);
+	assert_true(fd >= 0);
+	assert_plain(fd);
+	assert_tcp_options(fd);
+	assert_int_equal(calls.limits[0].tv_sec, DEADLINE_S);
+	peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	limit_time(peer);
+	assert_passes(fd, peer, "hello");
+	close(fd);
+	close(peer);
+	close(listener);
+}
+
+static void
+test_set_options(void **state)
+{
+	/* Fails if accepted sockets don't get what connected ones have, or if
+	 * vsock sockets get what they don't know. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	stream_set_options(pair.ours, AF_INET);
+	assert_tcp_options(pair.ours);
+	start();
+	stream_set_options(pair.ours, AF_VSOCK);
+	assert_int_equal(calls.others_set + calls.limits_set, 0);
+	close_pair(pair);
+}
+
+static void
+test_connect_refused(void **state)
+{
+	/* Fails if a refusal isn't told from other failures. */
+	int before = open_descriptors(), bound;
+	struct sockaddr_in name;
+	struct address address;
+
+	(void)state;
+	bound = bind_loopback(&name); /* nobody else can listen there */
+	address = loopback(ntohs(name.sin_port));
+	assert_int_equal(stream_connect(&address, DEADLINE_S * 1000), -1);
+	assert_int_equal(errno, ECONNREFUSED);
+	close(bound);
+	assert_int_equal(open_descriptors(), before);
+}
+
+/* Makes a listener whose backlog is full; *filler fills it. */
+static int
+listen_full(struct sockaddr_in *name, int *filler)
+{
+	int listener = bind_loopback(name);
+
+	assert_int_equal(__real_listen(listener, 0), 0);
+	*filler = connect_loopback(name);
+	assert_true(*filler >= 0);
+	assert_true(wait_for(listener, POLLIN));
+	return listener;
+}
+
+static void
+test_connect_times_out(void **state)
+{
+	/* Fails if a peer that doesn't answer holds a client for minutes. */
+	int before = open_descriptors(), listener, filler, fd, error;
+	struct sockaddr_in name;
+	struct address address;
+	long begin, taken;
+
+	(void)state;
+	listener = listen_full(&name, &filler);
+	address = loopback(ntohs(name.sin_port));
+	begin = now_ms();
+	fd = stream_connect(&address, 300);
+	error = errno;
+	taken = now_ms() - begin;
+	assert_int_equal(fd, -1);
+	assert_int_equal(error, ETIMEDOUT);
+	assert_in_range(taken, 290, 5000);
+	close(filler);
+	close(listener);
+	assert_int_equal(open_descriptors(), before);
+}
+
+static void
+test_connect_fails(void **state)
+{
+	/* Fails if the reason is lost or misnamed, or a descriptor leaks. */
+	static const struct {
+		int error, told;
+	} cases[] = {
+	    {ENETUNREACH, ENETUNREACH}, {EHOSTUNREACH, EHOSTUNREACH},
+	    {EACCES, EACCES}, {ETIMEDOUT, ETIMEDOUT},
+	    {EINPROGRESS, ETIMEDOUT}, /* when SO_SNDTIMEO ends it */
+	    {EALREADY, ETIMEDOUT},    /* likewise, after EINTR */
+	};
+	int before = open_descriptors();
+	struct address address = loopback(1);
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		start();
+		calls.connect_errors[0] = cases[i].error;
+		assert_int_equal(stream_connect(&address, 1000), -1);
+		assert_int_equal(errno, cases[i].told);
+		assert_int_equal(calls.connects, 1);
+	}
+	start();
+	calls.socket_error = EMFILE;
+	assert_int_equal(stream_connect(&address, 1000), -1);
+	assert_int_equal(errno, EMFILE);
+	assert_int_equal(open_descriptors(), before);
+}
+
+static void
+test_connect_interrupted(void **state)
+{
+	/* Fails if a proxy that was stopped and goes on drops connections. */
+	struct sockaddr_in name;
+	struct address address;
+	int listener, fd;
+
+	(void)state;
+	listener = listen_loopback(&name);
+	address = loopback(ntohs(name.sin_port));
+	calls.connect_errors[0] = calls.connect_errors[1] = EINTR;
+	fd = stream_connect(&address, 1000);
+	assert_true(fd >= 0);
+	assert_int_equal(calls.connects, 3);
+	close(fd);
+	close(listener);
+}
+
+static void
+test_connect_without_limit(void **state)
+{
+	/* Fails if a socket is used whose limit couldn't be set, or unset. */
+	int before = open_descriptors(), listener;
+	struct sockaddr_in name;
+	struct address address;
+
+	(void)state;
+	listener = listen_loopback(&name);
+	address = loopback(ntohs(name.sin_port));
+	for (size_t at = 1; at <= 2; at++) {
+		start();
+		calls.limit_error = EDOM;
+		calls.limit_fails_at = at;
+		assert_int_equal(stream_connect(&address, 1000), -1);
+		assert_int_equal(errno, EDOM);
+		assert_int_equal(calls.connects, at - 1);
+	}
+	close(listener);
+	assert_int_equal(open_descriptors(), before);
+}
+
+static void
+test_connect_vsock(void **state)
+{
+	/* Fails if the kernel's own limit of 2 s ends slow vsock connections,
+	 * or vsock is treated like TCP. */
+	struct address address = address_vsock(3, 1200);
+	int fd;
+
+	(void)state;
+	calls.connects_nothing = true;
+	fd = stream_connect(&address, 12345);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(calls.vsock_sockets, 1);
+	assert_int_equal(calls.connects, 1);
+	assert_int_equal(calls.limits_set, 1);
+	assert_int_equal(calls.limit_levels[0], AF_VSOCK);
+	assert_int_equal(calls.limit_options[0], SO_VM_SOCKETS_CONNECT_TIMEOUT);
+	assert_int_equal(calls.limits[0].tv_sec, 12);
+	assert_int_equal(calls.limits[0].tv_usec, 345000);
+	assert_int_equal(calls.others_set, 0);
+}
+
+static struct host_port
+host_port(const char *text)
+{
+	struct host_port result;
+
+	assert_true(host_port_parse(text, &result));
+	return result;
+}
+
+static void
+test_open_by_name(void **state)
+{
+	/* Fails if names aren't resolved, or it isn't told what to. */
+	struct host_port name = host_port("localhost:0");
+	char text[64];
+	struct address address, local;
+	const char *reason = NULL;
+	int listener, fd;
+
+	(void)state;
+	listener = stream_open(&name, 0, &address, &reason);
+	assert_true(listener >= 0);
+	assert_null(reason);
+	assert_int_not_equal(
+	    get_option(listener, SOL_SOCKET, SO_ACCEPTCONN), 0);
+	assert_int_equal(stream_local_address(listener, &local), 0);
+	(void)snprintf(
+	    text, sizeof(text), "localhost:%u", address_port(&local));
+	name = host_port(text);
+	fd = stream_open(&name, DEADLINE_S * 1000, &address, &reason);
+	assert_true(fd >= 0);
+	assert_plain(fd);
+	assert_tcp_options(fd);
+	assert_true(address_equal(&address, &local));
+	assert_int_equal(calls.frees, 2);
+	close(fd);
+	close(listener);
+}
+
+/* What a name resolves to: these ports of 127.0.0.1, in this order. */
+static void
+resolve_to(const uint16_t *ports, size_t count)
+{
+	static struct addrinfo entries[4];
+	static struct address addresses[4];
+
+	memset(entries, 0, sizeof(entries));
+	for (size_t i = 0; i < count; i++) {
+		addresses[i] = loopback(ports[i]);
+		entries[i].ai_family = AF_INET;
+		entries[i].ai_socktype = SOCK_STREAM;
+		entries[i].ai_addr = &addresses[i].any;
+		entries[i].ai_addrlen = addresses[i].length;
+		entries[i].ai_next = i + 1 < count ? &entries[i + 1] : NULL;
+	}
+	calls.list = entries;
+}
+
+static void
+test_open_tries_all(void **state)
+{
+	/* Fails if one dead address of a name makes all of it unreachable. */
+	struct host_port name = host_port("some.name:1");
+	struct sockaddr_in bound_name, listener_name;
+	int bound = bind_loopback(&bound_name);
+	int listener = listen_loopback(&listener_name);
+	const uint16_t ports[] = {ntohs(bound_name.sin_port),
+	    ntohs(bound_name.sin_port), ntohs(listener_name.sin_port),
+	    ntohs(bound_name.sin_port)};
+	int before = open_descriptors(), fd;
+	struct address address;
+	const char *reason;
+
+	(void)state;
+	resolve_to(ports, LENGTH(ports));
+	fd = stream_open(&name, DEADLINE_S * 1000, &address, &reason);
+	assert_true(fd >= 0);
+	assert_int_equal(address_port(&address), ports[2]);
+	assert_int_equal(address.length, sizeof(address.in));
+	assert_int_equal(calls.connects, 3);
+	assert_int_equal(calls.frees, 1);
+	assert_ptr_equal(calls.freed, calls.list);
+	close(fd);
+
+	/* None of them works: the last one's reason. */
+	start();
+	resolve_to(ports, 2);
+	calls.connect_errors[0] = ENETUNREACH;
+	fd = stream_open(&name, DEADLINE_S * 1000, &address, &reason);
+	assert_int_equal(fd, -1);
+	assert_string_equal(reason, strerror(ECONNREFUSED));
+	assert_int_equal(calls.connects, 2);
+	assert_int_equal(calls.frees, 1);
+	assert_int_equal(open_descriptors(), before);
+	close(bound);
+	close(listener);
+}
+
+static void
+test_open_shares_time(void **state)
+{
+	/* Fails if a name with many dead addresses takes many times as long as
+	 * it may. */
+	static const uint16_t ports[] = {1, 1, 1};
+	struct host_port name = host_port("some.name:1");
+	struct address address;
+	const char *reason;
+
+	(void)state;
+	resolve_to(ports, LENGTH(ports));
+	for (size_t i = 0; i < LENGTH(ports); i++)
+		calls.connect_errors[i] = EINPROGRESS;
+	assert_int_equal(stream_open(&name, 4500, &address, &reason), -1);
+	assert_string_equal(reason, strerror(ETIMEDOUT));
+	assert_int_equal(calls.limits_set, 3);
+	for (size_t i = 0; i < LENGTH(ports); i++) {
+		assert_int_equal(calls.limits[i].tv_sec, 1);
+		assert_int_equal(calls.limits[i].tv_usec, 500000);
+	}
+}
+
+static void
+test_open_share_too_small(void **state)
+{
+	/* Fails if a share of less than a millisecond means no limit at all. */
+	static const uint16_t ports[] = {1, 1, 1};
+	struct host_port name = host_port("some.name:1");
+	struct address address;
+	const char *reason;
+
+	(void)state;
+	resolve_to(ports, LENGTH(ports));
+	for (size_t i = 0; i < LENGTH(ports); i++)
+		calls.connect_errors[i] = EINPROGRESS;
+	assert_int_equal(stream_open(&name, 2, &address, &reason), -1);
+	assert_true(calls.limits_set > 0);
+	for (size_t i = 0; i < calls.limits_set; i++)
+		assert_true(
+		    calls.limits[i].tv_sec > 0 || calls.limits[i].tv_usec > 0);
+}
+
+static void
+test_open_unresolved(void **state)
+{
+	/* Fails if the log doesn't say why a name isn't resolved. */
+	struct host_port name = host_port("some.name:1");
+	struct address address;
+	const char *reason = NULL;
+
+	(void)state;
+	calls.resolve_error = EAI_NONAME;
+	assert_int_equal(stream_open(&name, 1000, &address, &reason), -1);
+	assert_string_equal(reason, gai_strerror(EAI_NONAME));
+	calls.resolve_error = EAI_SYSTEM;
+	calls.resolve_errno = EMFILE;
+	assert_int_equal(stream_open(&name, 0, &address, &reason), -1);
+	assert_string_equal(reason, strerror(EMFILE));
+	assert_int_equal(calls.frees, 0);
+}
+
+static void
+test_local_address(void **state)
+{
+	/* Fails if the log names the wrong listener. */
+	static const uint8_t mapped[16] = {
+	    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 7};
+	struct sockaddr_in name;
+	struct address address;
+	char text[ADDRESS_TEXT_SIZE];
+	int fd;
+
+	(void)state;
+	fd = bind_loopback(&name);
+	assert_int_equal(stream_local_address(fd, &address), 0);
+	assert_int_equal(address.length, sizeof(address.in));
+	assert_int_equal(address_port(&address), ntohs(name.sin_port));
+	close(fd);
+	calls.local = address_ipv6(mapped, 80);
+	assert_int_equal(stream_local_address(0, &address), 0);
+	address_format(&address, text, sizeof(text));
+	assert_string_equal(text, "192.0.2.7:80");
+	calls.local_error = EBADF;
+	assert_int_equal(stream_local_address(0, &address), -1);
+	assert_int_equal(errno, EBADF);
+}
+
+/* Addresses before and after NAT: as numbers, 0xffff for a mapped IPv4. */
+#define IPV4(last, port) address_ipv4((const uint8_t[4]){10, 0, 0, last}, port)
+#define IPV6(last, port) \
+	address_ipv6((const uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = last}, port)
+#define MAPPED(last, port)                                                 \
+	address_ipv6(                                                      \
+	    (const uint8_t[16]){[10] = 0xff, [11] = 0xff, 10, 0, 0, last}, \
+	    port)
+
+static void
+test_original_destination(void **state)
+{
+	/* Fails if a redirected connection goes to the wrong target. */
+	const struct {
+		struct address local;
+		int level;
+		struct address nat;
+		const char *target;
+	} cases[] = {
+	    {IPV4(1, 9000), SOL_IP, IPV4(2, 443), "10.0.0.2:443"},
+	    /* A v4-mapped client was redirected by IPv4's NAT. */
+	    {MAPPED(1, 9000), SOL_IP, IPV4(2, 443), "10.0.0.2:443"},
+	    {IPV6(1, 9000), SOL_IPV6, IPV6(2, 443), "[2001:db8::2]:443"},
+	    {IPV6(1, 9000), SOL_IPV6, MAPPED(2, 443), "10.0.0.2:443"},
+	    /* Only the port, or only the address, is another one. */
+	    {IPV4(1, 9000), SOL_IP, IPV4(1, 443), "10.0.0.1:443"},
+	    {IPV4(1, 9000), SOL_IP, IPV4(2, 9000), "10.0.0.2:9000"},
+	    {IPV6(1, 9000), SOL_IPV6, IPV6(1, 443), "[2001:db8::1]:443"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct address target;
+		char text[ADDRESS_TEXT_SIZE];
+
+		start();
+		calls.local = cases[i].local;
+		calls.nat_level = cases[i].level;
+		calls.nat = cases[i].nat;
+		assert_int_equal(stream_original_destination(0, &target), 0);
+		address_format(&target, text, sizeof(text));
+		assert_string_equal(text, cases[i].target);
+	}
+}
+
+static void
+test_no_loop(void **state)
+{
+	/* Fails if the proxy connects to itself without end: a direct client's
+	 * original destination is the proxy. */
+	struct address scoped = IPV6(1, 9000);
+	const struct {
+		struct address local;
+		int level;
+		struct address nat;
+	} cases[] = {
+	    {IPV4(1, 9000), SOL_IP, IPV4(1, 9000)},
+	    {MAPPED(1, 9000), SOL_IP, IPV4(1, 9000)},
+	    {IPV6(1, 9000), SOL_IPV6, IPV6(1, 9000)},
+	    {scoped, SOL_IPV6, IPV6(1, 9000)},
+	};
+
+	(void)state;
+	scoped.in6.sin6_scope_id = 2;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct address target;
+
+		start();
+		calls.local = cases[i].local;
+		calls.nat_level = cases[i].level;
+		calls.nat = cases[i].nat;
+		assert_int_equal(stream_original_destination(0, &target), -1);
+		assert_int_equal(errno, ENOENT);
+	}
+}
+
+static void
+test_no_original_destination(void **state)
+{
+	/* Fails if a direct connection is sent somewhere. */
+	static const int errors[] = {ENOENT, ENOPROTOOPT, EPERM};
+	struct address target;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(errors); i++) {
+		start();
+		calls.local = IPV4(1, 9000);
+		calls.nat_level = SOL_IP;
+		calls.nat_error = errors[i];
+		assert_int_equal(stream_original_destination(0, &target), -1);
+		assert_int_equal(errno, errors[i]);
+	}
+	start();
+	calls.local_error = ENOTSOCK;
+	assert_int_equal(stream_original_destination(0, &target), -1);
+	assert_int_equal(errno, ENOTSOCK);
+}
+
+static void
+assert_open(int fd)
+{
+	assert_int_not_equal(fcntl(fd, F_GETFD), -1);
+}
+
+static void
+test_reset(void **state)
+{
+	/* Fails if cut-off data looks complete to a TCP peer. */
+	struct pair pair = make_pair();
+	size_t count;
+
+	(void)state;
+	stream_reset(pair.ours);
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	assert_open(pair.ours);
+	close_pair(pair);
+
+	/* With data on the way, in both directions. */
+	pair = make_pair();
+	assert_int_equal(write_all(pair.ours, "hello", 5), 0);
+	assert_int_equal(write_all(pair.peer, "hello", 5), 0);
+	stream_reset(pair.ours);
+	assert_int_equal(read_to_end(pair.peer, &count), ECONNRESET);
+	assert_in_range(count, 0, 5);
+	close_pair(pair);
+
+	/* After half of the connection was closed by either side. */
+	pair = make_pair();
+	assert_int_equal(shutdown(pair.peer, SHUT_WR), 0);
+	assert_int_equal(recv(pair.ours, &(char){0}, 1, 0), 0);
+	stream_reset(pair.ours);
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close_pair(pair);
+	pair = make_pair();
+	assert_int_equal(shutdown(pair.ours, SHUT_WR), 0);
+	assert_int_equal(read_to_end(pair.peer, NULL), 0);
+	stream_reset(pair.ours);
+	assert_true(wait_for(pair.peer, 0));
+	assert_int_not_equal(write_all(pair.peer, "x", 1), 0);
+	close_pair(pair);
+}
+
+static void
+test_reset_of_the_dead(void **state)
+{
+	/* Fails if a socket that has ended already makes trouble. */
+	struct sockaddr_in name;
+	struct pair pair = make_pair();
+	int fd = bind_loopback(&name);
+
+	(void)state;
+	reset_peer(&pair);
+	stream_reset(pair.ours);
+	stream_reset(pair.ours);
+	assert_open(pair.ours);
+	close_pair(pair);
+	stream_reset(fd); /* never connected */
+	assert_open(fd);
+	close(fd);
+	stream_reset(-1);
+}
+
+static void
+wait_to_read(void *argument)
+{
+	char byte;
+
+	(void)argument;
+	waiter.waits = true;
+	waiter.result = recv(waiter.fd, &byte, 1, 0);
+	waiter.error = errno;
+}
+
+static void
+wait_to_write(void *argument)
+{
+	static const char zeros[65536];
+
+	(void)argument;
+	waiter.waits = true;
+	do
+		waiter.result =
+		    send(waiter.fd, zeros, sizeof(zeros), MSG_NOSIGNAL);
+	while (waiter.result > 0);
+	waiter.error = errno;
+}
+
+/* Resets a descriptor that a thread waits on; asserts that it is woken. */
+static void
+check_woken(struct pair *pair, void (*wait)(void *))
+{
+	long limit;
+	bool woken;
+
+	waiter.fd = pair->ours;
+	waiter.waits = false;
+	limit_time(pair->ours);
+	job_start(&waiter.job, wait, NULL);
+	while (!waiter.waits)
+		pause_ms(1);
+	/* Most likely it waits by then. If not, it sees the same, later. */
+	pause_ms(20);
+	stream_reset(pair->ours);
+	limit = now_ms() + 5000;
+	while (!job_has_ended(&waiter.job) && now_ms() < limit)
+		pause_ms(1);
+	woken = job_has_ended(&waiter.job);
+	if (!woken)
+		reset_peer(pair);
+	job_end(&waiter.job);
+	assert_true(woken);
+	assert_true(waiter.result <= 0);
+	if (waiter.result < 0)
+		assert_int_not_equal(waiter.error, EAGAIN);
+}
+
+static void
+test_reset_wakes_reader(void **state)
+{
+	/* Fails if one direction of a broken connection waits for ever. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	check_woken(&pair, wait_to_read);
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close_pair(pair);
+}
+
+static void
+test_reset_wakes_writer(void **state)
+{
+	/* Fails if a peer that doesn't read keeps a thread for ever. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	fill_connection(pair.ours);
+	check_woken(&pair, wait_to_write);
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close_pair(pair);
+}
+
+static void
+test_reset_refused(void **state)
+{
+	/* Fails if some 6.x kernels, which don't disconnect a socket as long as
+	 * threads wait on it, leave a reader asleep or send no reset. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	calls.busy_while_waiting = true;
+	check_woken(&pair, wait_to_read);
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close_pair(pair);
+}
+
+static void
+test_reset_refused_to_writer(void **state)
+{
+	/* Fails if those kernels leave a writer asleep: until its peer reads,
+	 * which may be never. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	calls.busy_while_waiting = true;
+	fill_connection(pair.ours);
+	check_woken(&pair, wait_to_write);
+	close(pair.ours); /* sends the reset, at the latest */
+	pair.ours = -1;
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close_pair(pair);
+}
+
+static void
+test_reset_refused_for_long(void **state)
+{
+	/* Fails if those kernels end a connection as if all were well when a
+	 * reader that was woken doesn't get a processor at once. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	assert_int_equal(write_all(pair.ours, "cut o", 5), 0);
+	calls.busy_calls = SIZE_MAX;
+	stream_reset(pair.ours);
+	close(pair.ours);
+	pair.ours = -1;
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close_pair(pair);
+}
+
+static void
+test_reset_vsock(void **state)
+{
+	/* Fails if a vsock connection goes on after an abort. The socket is a
+	 * TCP one that calls itself vsock. */
+	struct pair pair = make_pair();
+
+	(void)state;
+	calls.local = address_vsock(3, 1200);
+	check_woken(&pair, wait_to_read);
+	assert_int_equal(calls.disconnects, 0);
+	assert_int_equal(calls.last_shutdown, SHUT_RDWR);
+	assert_open(pair.ours);
+	assert_int_equal(read_to_end(pair.peer, NULL), 0);
+	close_pair(pair);
+}
+
+static void
+test_reason(void **state)
+{
+	/* Fails if users are told an errno that means something else on vsock,
+	 * or nothing at all. */
+	static const struct {
+		int error;
+		const char *part;
+	} cases[] = {
+	    {ECONNRESET, "nobody listens"},
+	    {ENODEV, "no such CID"},
+	    {ETIMEDOUT, "no answer"},
+	    {EAFNOSUPPORT, "no vsock"},
+	    {EADDRNOTAVAIL, "not a CID of this machine"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		const char *vsock = stream_reason(AF_VSOCK, cases[i].error);
+
+		assert_non_null(strstr(vsock, cases[i].part));
+		assert_string_equal(stream_reason(AF_INET, cases[i].error),
+		    strerror(cases[i].error));
+		assert_string_equal(stream_reason(AF_UNSPEC, cases[i].error),
+		    strerror(cases[i].error));
+	}
+	assert_string_equal(
+	    stream_reason(AF_VSOCK, EADDRINUSE), strerror(EADDRINUSE));
+	assert_string_not_equal(stream_reason(AF_VSOCK, EPIPE), "");
+	/* The log puts them in quotes. */
+	for (int error = 1; error < 134; error++) {
+		assert_null(strchr(stream_reason(AF_VSOCK, error), '"'));
+		assert_null(strchr(stream_reason(AF_INET, error), '"'));
+	}
+}
+
+static void
+test_local_cid(void **state)
+{
+	/* Fails if a user who mistyped the CID isn't told the right one. */
+	int before = open_descriptors();
+	uint32_t cid = 0;
+
+	(void)state;
+	calls.cid = 16;
+	assert_int_equal(stream_local_cid(&cid), 0);
+	assert_int_equal(cid, 16);
+	calls.cid_error = ENOTTY;
+	assert_int_equal(stream_local_cid(&cid), -1);
+	assert_int_equal(errno, ENOTTY);
+	calls.device_error = ENOENT;
+	assert_int_equal(stream_local_cid(&cid), -1);
+	assert_int_equal(errno, ENOENT);
+	assert_int_equal(open_descriptors(), before);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(test_listen),
+	    TEST(test_listen_fails),
+	    TEST(test_connect),
+	    TEST(test_set_options),
+	    TEST(test_connect_refused),
+	    TEST(test_connect_times_out),
+	    TEST(test_connect_fails),
+	    TEST(test_connect_interrupted),
+	    TEST(test_connect_without_limit),
+	    TEST(test_connect_vsock),
+	    TEST(test_open_by_name),
+	    TEST(test_open_tries_all),
+	    TEST(test_open_shares_time),
+	    TEST(test_open_share_too_small),
+	    TEST(test_open_unresolved),
+	    TEST(test_local_address),
+	    TEST(test_original_destination),
+	    TEST(test_no_loop),
+	    TEST(test_no_original_destination),
+	    TEST(test_reset),
+	    TEST(test_reset_of_the_dead),
+	    TEST(test_reset_wakes_reader),
+	    TEST(test_reset_wakes_writer),
+	    TEST(test_reset_refused),
+	    TEST(test_reset_refused_to_writer),
+	    TEST(test_reset_refused_for_long),
+	    TEST(test_reset_vsock),
+	    TEST(test_reason),
+	    TEST(test_local_cid),
+	};
+
+	alarm(LAST_RESORT_S);
+	(void)signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests_name("stream", tests, NULL, NULL);
+}

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the unit tests share: TCP connections over loopback, threads that end
+ * in time, random bytes. What asserts belongs to the main thread; the rest
+ * says so. Nothing here waits for longer than DEADLINE_S. */
+#ifndef SUPPORT_H
+#define SUPPORT_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LENGTH(array) (sizeof(array) / sizeof(*(array)))
+
+#ifndef __has_feature
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+#define THREAD_SANITIZER 1
+/* To disconnect a socket that other threads wait on, which is the purpose of
+ * stream_reset(), counts as a race. */
+const char *__tsan_default_suppressions(void);
+
+const char *
+__tsan_default_suppressions(void)
+{
+	return "race:stream_reset\n";
+}
+#else
+#define THREAD_SANITIZER 0
+#endif
+
+/* Far more than anything takes, also in an emulator or under valgrind. */
+#define DEADLINE_S 30
+/* For alarm(2): ends a test program that hangs nevertheless. */
+#define LAST_RESORT_S 300
+
+/* Milliseconds of CLOCK_MONOTONIC. Any thread. */
+static inline long
+now_ms(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now);
+	return (long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* For something that takes as long as it takes. Any thread. */
+static inline void
+pause_ms(long ms)
+{
+	struct timespec span = {ms / 1000, ms % 1000 * 1000000};
+
+	while (nanosleep(&span, &span) == -1)
+		;
+}
+
+/* Descriptors in use: what leaks shows as a difference. Any thread. */
+static inline int
+open_descriptors(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) != -1;
+	return count;
+}
+
+/* Bytes that can be made again, to be compared. */
+struct noise {
+	uint32_t state;
+};
+
+static inline void
+noise_fill(struct noise *noise, uint8_t *bytes, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		noise->state = noise->state * 1664525 + 1013904223;
+		bytes[i] = (uint8_t)(noise->state >> 24);
+	}
+}
+
+/* Whether the next bytes of the noise are these. Any thread. */
+static inline bool
+noise_is(struct noise *noise, const uint8_t *bytes, size_t size)
+{
+	uint8_t expected[4096];
+	size_t n;
+
+	for (; size > 0; size -= n, bytes += n) {
+		n = size < sizeof(expected) ? size : sizeof(expected);
+		noise_fill(noise, expected, n);
+		if (memcmp(bytes, expected, n) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* Makes reads and writes that block end with EAGAIN. Any thread. */
+static inline void
+limit_time(int fd)
+{
+	const struct timeval limit = {.tv_sec = DEADLINE_S};
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+}
+
+/* Makes close(2) send a reset. Any thread. */
+static inline void
+reset(int fd)
+{
+	const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	close(fd);
+}
+
+/* A socket bound to 127.0.0.1; *address is where. */
+static inline int
+bind_loopback(struct sockaddr_in *address)
+{
+	socklen_t length = sizeof(*address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*address = (struct sockaddr_in){
+	    .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)address, length), 0);
+	assert_int_equal(
+	    getsockname(fd, (struct sockaddr *)address, &length), 0);
+	return fd;
+}
+
+static inline int
+listen_loopback(struct sockaddr_in *address)
+{
+	int fd = bind_loopback(address);
+
+	assert_int_equal(listen(fd, 16), 0);
+	return fd;
+}
+
+/* Connects to 127.0.0.1, with a limit of time. -1: it failed. Any thread. */
+static inline int
+connect_loopback(const struct sockaddr_in *address)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	limit_time(fd);
+	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) ==
+	    -1) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* A TCP connection: `ours` goes to the code under test, `peer` (with a limit
+ * of time) is the other end. */
+struct pair {
+	int ours, peer;
+};
+
+static inline struct pair
+make_pair(void)
+{
+	struct sockaddr_in address;
+	int listener = listen_loopback(&address);
+	struct pair pair = {.peer = connect_loopback(&address)};
+
+	assert_true(pair.peer >= 0);
+	pair.ours = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(pair.ours >= 0);
+	close(listener);
+	return pair;
+}
+
+/* Closes both ends, but for those that are -1. */
+static inline void
+close_pair(struct pair pair)
+{
+	if (pair.ours != -1)
+		close(pair.ours);
+	if (pair.peer != -1)
+		close(pair.peer);
+}
+
+/* Ends a connection with a reset that `ours` receives. */
+static inline void
+reset_peer(struct pair *pair)
+{
+	reset(pair->peer);
+	pair->peer = -1;
+}
+
+/* Writes all, or returns an errno. Any thread. */
+static inline int
+write_all(int fd, const void *bytes, size_t size)
+{
+	const char *position = bytes;
+
+	while (size > 0) {
+		ssize_t n = send(fd, position, size, MSG_NOSIGNAL);
+
+		if (n == -1)
+			return errno;
+		position += n;
+		size -= (size_t)n;
+	}
+	return 0;
+}
+
+/* Reads that many bytes; less if the end comes first. Any thread. */
+static inline size_t
+read_all(int fd, void *bytes, size_t size)
+{
+	size_t count = 0;
+
+	while (count < size) {
+		ssize_t n = recv(fd, (char *)bytes + count, size - count, 0);
+
+		if (n <= 0)
+			break;
+		count += (size_t)n;
+	}
+	return count;
+}
+
+/* Reads to the end and returns how that looked: 0 for end-of-file, or an
+ * errno. *count, if not NULL, is what came before. Any thread. */
+static inline int
+read_to_end(int fd, size_t *count)
+{
+	char bytes[65536];
+	size_t total = 0;
+	ssize_t n;
+
+	while ((n = recv(fd, bytes, sizeof(bytes), 0)) > 0)
+		total += (size_t)n;
+	if (count != NULL)
+		*count = total;
+	return n == 0 ? 0 : errno;
+}
+
+/* Sends text, and reads the same text at the other end. */
+static inline void
+assert_passes(int from, int to, const char *text)
+{
+	char read[256] = "";
+
+	assert_int_equal(write_all(from, text, strlen(text)), 0);
+	assert_int_equal(read_all(to, read, strlen(text)), strlen(text));
+	assert_string_equal(read, text);
+}
+
+/* Fills a connection until its writer has had to wait for a while. */
+static inline void
+fill_connection(int fd)
+{
+	static const char zeros[65536];
+	const struct timeval brief = {.tv_usec = 100000};
+
+	assert_int_equal(
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &brief, sizeof(brief)), 0);
+	while (send(fd, zeros, sizeof(zeros), MSG_NOSIGNAL) > 0)
+		;
+	assert_int_equal(errno, EAGAIN);
+	limit_time(fd);
+}
+
+/* Waits for these events of poll(2), or an error; false: nothing came. Any
+ * thread. */
+static inline bool
+wait_for(int fd, short events)
+{
+	struct pollfd state = {.fd = fd, .events = events};
+
+	return poll(&state, 1, DEADLINE_S * 1000) == 1;
+}
+
+/* A function that runs in a thread of its own. Make them static. */
+struct job {
+	void (*run)(void *argument);
+	void *argument;
+	pthread_t thread;
+	sem_t done;
+};
+
+static inline void *
+job_main(void *argument)
+{
+	struct job *job = argument;
+
+	job->run(job->argument);
+	(void)sem_post(&job->done);
+	return NULL;
+}
+
+static inline void
+job_start(struct job *job, void (*run)(void *argument), void *argument)
+{
+	job->run = run;
+	job->argument = argument;
+	assert_int_equal(sem_init(&job->done, 0, 0), 0);
+	assert_int_equal(pthread_create(&job->thread, NULL, job_main, job), 0);
+}
+
+static inline bool
+job_has_ended(struct job *job)
+{
+	int value = 0;
+
+	(void)sem_getvalue(&job->done, &value);
+	return value > 0;
+}
+
+/* Waits for its end; fails if that doesn't come in time. */
+static inline void
+job_end(struct job *job)
+{
+	struct timespec limit;
+
+	(void)clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += DEADLINE_S;
+	while (sem_timedwait(&job->done, &limit) == -1) {
+		if (errno != EINTR)
+			fail_msg("a thread still waits after %d s", DEADLINE_S);
+	}
+	assert_int_equal(pthread_join(job->thread, NULL), 0);
+	(void)sem_destroy(&job->done);
+}
+
+#endif
