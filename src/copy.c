@@ -66,19 +66,34 @@ use_buffer(struct engine *e)
 	return 0;
 }
 
-/* Reads what there is into the pipe or the buffer; waits for the first byte. */
-static ssize_t
-take_in(const struct engine *e, bool more_waits)
+/* Waits for input, or for the end of `to`: while the opposite direction waits
+ * for its own target to read, nobody else would notice a reset of `to`. And
+ * since Linux 6.5 a splice that waits holds pages for all that it might read.
+ * Returns whether `to` has failed, with errno set. */
+static bool
+wait_for_input(const struct engine *e)
 {
-	struct pollfd readable = {.fd = e->from, .events = POLLIN};
+	struct pollfd fds[] = {{e->from, POLLIN, 0}, {e->to, 0, 0}};
+	int error = 0;
+	socklen_t length = sizeof(error);
 
-	if (e->buffer != NULL)
-		return read(e->from, e->buffer, READ_MAX);
-	/* Since Linux 6.5 a splice that waits holds pages for all that it might
-	 * read: let poll(2) wait. Should that fail, splice waits after all. */
-	if (!more_waits)
-		(void)poll(&readable, 1, -1);
-	return splice(e->from, NULL, e->pipe_fds[1], NULL, READ_MAX, 0);
+	/* Should poll fail, reading waits. `to` isn't shut down as yet, so it
+	 * hangs up only by a reset. */
+	if (poll(fds, 2, -1) <= 0 ||
+	    (fds[1].revents & (POLLERR | POLLHUP)) == 0)
+		return false;
+	(void)getsockopt(e->to, SOL_SOCKET, SO_ERROR, &error, &length);
+	errno = error == 0 ? ECONNRESET : error;
+	return true;
+}
+
+/* Reads what there is into the pipe or the buffer. */
+static ssize_t
+take_in(const struct engine *e)
+{
+	return e->buffer != NULL
+		   ? read(e->from, e->buffer, READ_MAX)
+		   : splice(e->from, NULL, e->pipe_fds[1], NULL, READ_MAX, 0);
 }
 
 /* Sends some of the n bytes that are in the pipe, or in the buffer at offset.
@@ -128,7 +143,10 @@ copy_loop(struct engine *e, _Atomic uint64_t *moved)
 	ssize_t n = 0;
 
 	for (;;) {
-		n = take_in(e, n >= WRITE_MAX);
+		/* After a full chunk there is more, most likely. */
+		if (n < WRITE_MAX && wait_for_input(e))
+			return COPY_WRITE_FAILED;
+		n = take_in(e);
 		if (n == 0)
 			return COPY_EOF;
 		if (n > 0) {

@@ -11,6 +11,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
@@ -270,6 +271,17 @@ raise_limits(void)
 	return most > RESERVED ? (unsigned)most - RESERVED : 1;
 }
 
+/* A standard stream that is closed would be the next socket's number, and the
+ * log would go there. */
+static void
+open_standard_streams(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR) == -1)
+			exit(1); /* nowhere to say why */
+	}
+}
+
 void
 server_run(const char *upstream, dial_function *dial)
 {
@@ -278,6 +290,7 @@ server_run(const char *upstream, dial_function *dial)
 	char text[ADDRESS_TEXT_SIZE];
 	int listener;
 
+	open_standard_streams();
 	(void)signal(SIGPIPE, SIG_IGN); /* can't fail for this signal */
 	/* If this fails, stacks stay as large as libc makes them. */
 	if (pthread_attr_init(&attributes) == 0 &&

@@ -151,7 +151,7 @@ test_vsock_refused(void **state)
 	    "local:", "host:", "any:", "vsock:3:4", "vsock://3:4",
 	    "127.0.0.1:80", "[::1]:80", "*:4", "3:*",
 	    /* Texts that are longer than the longest number, and far longer. */
-	    ZEROS_16 "3:", "any" ZEROS_16 ":4",
+	    "0000000000000003:4", ZEROS_16 "3:", "any" ZEROS_16 ":4",
 	    "3:4" ZEROS_16 ZEROS_16 ZEROS_16, NAME_253 ":4", NAME_253 NAME_253,
 	    "3:" NAME_253};
 
@@ -471,6 +471,7 @@ test_equal(void **state)
 	/* Fails if the proxy's own address isn't known again, which ends in a
 	 * loop, or if another one is taken for it. */
 	static const uint8_t sixteen[16] = {0xfe, 0x80, 1, 2, 3, 4, 5, 6, 7, 8};
+	static const uint8_t none[16];
 	struct address a = address_ipv4(sixteen, 80), b = a;
 
 	(void)state;
@@ -486,7 +487,13 @@ test_equal(void **state)
 	assert_false(address_equal(&a, &b));
 	assert_false(address_equal(&b, &a));
 
-	a = b;
+	/* What of an address is at the same place in another family is 0. */
+	a = address_ipv4(none, 80);
+	b = address_ipv6(none, 80);
+	assert_false(address_equal(&a, &b));
+	assert_false(address_equal(&b, &a));
+
+	a = b = address_ipv6(sixteen, 80);
 	assert_true(address_equal(&a, &b));
 	b.in6.sin6_scope_id = 2;
 	b.in6.sin6_flowinfo = htonl(7);

@@ -14,6 +14,8 @@ void *
 __real_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset);
 void *
 __wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset);
+int __real_munmap(void *at, size_t size);
+int __wrap_munmap(void *at, size_t size);
 int __real_pipe2(int fds[2], int flags);
 int __wrap_pipe2(int fds[2], int flags);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
@@ -49,6 +51,7 @@ static _Atomic bool wrapping;
 static struct {
 	int from, to;
 	struct call splice_in, splice_out, read, send, pipe2, mmap, poll;
+	size_t mapped; /* bytes */
 } calls;
 
 /* What this call is to do. */
@@ -83,9 +86,20 @@ __wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset)
 {
 	size_t whole = size;
 
-	if (wrapping && obey(next(&calls.mmap, size, 0), &whole))
+	if (!wrapping)
+		return __real_mmap(at, size, prot, flags, fd, offset);
+	if (obey(next(&calls.mmap, size, 0), &whole))
 		return MAP_FAILED;
+	calls.mapped += size;
 	return __real_mmap(at, size, prot, flags, fd, offset);
+}
+
+int
+__wrap_munmap(void *at, size_t size)
+{
+	if (wrapping)
+		calls.mapped -= size;
+	return __real_munmap(at, size);
 }
 
 int
@@ -203,6 +217,7 @@ end(void)
 {
 	job_end(&copy.job);
 	wrapping = false;
+	assert_int_equal(calls.mapped, 0);
 }
 
 static void

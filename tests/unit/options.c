@@ -65,6 +65,9 @@ static struct outcome {
 	char out[8192], err[8192];
 } outcome;
 
+/* Whether the child's output goes out at once, and fails at once. */
+static bool unbuffered;
+
 /* The child: parses, and logs a line of each level. */
 _Noreturn static void
 be_child(const struct option *table, char *args[], int out, int err)
@@ -73,6 +76,8 @@ be_child(const struct option *table, char *args[], int out, int err)
 
 	alarm(LAST_RESORT_S);
 	(void)dup2(err, STDERR_FILENO);
+	if (unbuffered)
+		(void)setvbuf(stdout, NULL, _IONBF, 0);
 	if (out == -1)
 		close(STDOUT_FILENO);
 	else
@@ -588,14 +593,16 @@ test_output_fails(void **state)
 
 	(void)state;
 	assert_true(full >= 0);
-	for (size_t i = 0; i < LENGTH(forms); i++) {
-		parse_to(ip_table, ARGS(forms[i], NULL), full);
+	for (size_t i = 0; i < 2 * LENGTH(forms); i++) {
+		unbuffered = i % 2 == 1;
+		parse_to(ip_table, ARGS(forms[i / 2], NULL), full);
 		assert_int_equal(outcome.status, 1);
 		assert_memory_equal(outcome.err, said, strlen(said));
-		parse_to(ip_table, ARGS(forms[i], NULL), -1);
+		parse_to(ip_table, ARGS(forms[i / 2], NULL), -1);
 		assert_int_equal(outcome.status, 1);
 		assert_memory_equal(outcome.err, said, strlen(said));
 	}
+	unbuffered = false;
 	close(full);
 }
 

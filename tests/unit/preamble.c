@@ -20,6 +20,8 @@ static int send_error, send_flags; /* error: of the next call only */
 static int recv_errors[4];         /* of the next calls, up to a 0 */
 static int poll_errors[4];
 static size_t sends, recvs, polls; /* calls */
+static long poll_pause;            /* before a failing poll(2), in ms */
+static bool waits_for_ever;        /* that was asked of poll(2) */
 
 static void
 wrap_calls(int fd)
@@ -28,6 +30,8 @@ wrap_calls(int fd)
 	most = 0;
 	send_error = send_flags = 0;
 	sends = recvs = polls = 0;
+	poll_pause = 0;
+	waits_for_ever = false;
 	memset(recv_errors, 0, sizeof(recv_errors));
 	memset(poll_errors, 0, sizeof(poll_errors));
 }
@@ -44,7 +48,12 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
 	int error = scripted(poll_errors, polls++);
 
+	if (timeout < 0) {
+		waits_for_ever = true;
+		return 0;
+	}
 	if (error != 0) {
+		pause_ms(poll_pause);
 		errno = error;
 		return -1;
 	}
@@ -413,18 +422,18 @@ test_receive_reset(void **state)
 	close(pair.ours);
 }
 
-/* Receives for 200 ms and asserts that the time was over, and when. */
+/* Receives for 250 ms and asserts that the time was over, and when. */
 static void
 assert_times_out(int fd)
 {
 	struct address target;
 	long start = now_ms(), taken;
-	int status = preamble_receive(fd, 200, &target), error = errno;
+	int status = preamble_receive(fd, 250, &target), error = errno;
 
 	taken = now_ms() - start;
 	assert_int_equal(status, -1);
 	assert_int_equal(error, ETIMEDOUT);
-	assert_in_range(taken, 199, 5000);
+	assert_in_range(taken, 249, 5000);
 }
 
 static void
@@ -454,10 +463,28 @@ test_receive_dribble(void **state)
 	(void)state;
 	wrap_calls(-1);
 	sender = (struct slow_sender){
-	    pair.peer, ipv6_golden, sizeof(ipv6_golden), 1, 15, true};
+	    pair.peer, ipv6_golden, sizeof(ipv6_golden), 1, 20, true};
 	job_start(&job, send_slowly, &sender);
 	assert_times_out(pair.ours);
 	job_end(&job);
+	close_pair(pair);
+}
+
+static void
+test_receive_too_late(void **state)
+{
+	/* Fails if a proxy that was stopped until after the deadline waits for
+	 * ever then. */
+	struct pair pair = make_pair();
+	struct address target;
+
+	(void)state;
+	wrap_calls(pair.ours);
+	poll_errors[0] = EINTR;
+	poll_pause = 50;
+	assert_int_equal(preamble_receive(pair.ours, 20, &target), -1);
+	assert_int_equal(errno, ETIMEDOUT);
+	assert_false(waits_for_ever);
 	close_pair(pair);
 }
 
@@ -560,6 +587,7 @@ main(void)
 	    cmocka_unit_test(test_receive_reset),
 	    cmocka_unit_test(test_receive_silence),
 	    cmocka_unit_test(test_receive_dribble),
+	    cmocka_unit_test(test_receive_too_late),
 	    cmocka_unit_test(test_receive_no_time),
 	    cmocka_unit_test(test_receive_port_0),
 	    cmocka_unit_test(test_random),

@@ -989,6 +989,8 @@ test_reset_refused(void **state)
 	(void)state;
 	calls.busy_while_waiting = true;
 	check_woken(&pair, wait_to_read);
+	close(pair.ours); /* sends the reset, at the latest */
+	pair.ours = -1;
 	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
 	close_pair(pair);
 }
@@ -1004,7 +1006,7 @@ test_reset_refused_to_writer(void **state)
 	calls.busy_while_waiting = true;
 	fill_connection(pair.ours);
 	check_woken(&pair, wait_to_write);
-	close(pair.ours); /* sends the reset, at the latest */
+	close(pair.ours);
 	pair.ours = -1;
 	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
 	close_pair(pair);
