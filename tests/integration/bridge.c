@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Programs are started from the upstream's end on, so that each finds the next
+ * one listening; the upstream itself comes last, because finding out whether a
+ * program listens on vsock makes it dial once.
+ */
+#include "harness.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ARGS_MAX 16
+
+/* What a route consists of. */
+static const struct path {
+	const char *name;
+	const char *first, *last; /* last: NULL if there is but one */
+	enum side client, upstream;
+	bool client_is_tcp, upstream_is_tcp;
+	const char *target; /* NULL: the upstream is fixed */
+} paths[ROUTES] = {
+    [IP_TO_VSOCK] = {"ip-to-vsock", "ip-to-vsock", NULL, HOST, HOST, true,
+	false, NULL},
+    [VSOCK_TO_IP] = {"vsock-to-ip", "vsock-to-ip", NULL, ENCLAVE, ENCLAVE,
+	false, true, NULL},
+    [IP_TO_VSOCK_TRANSPARENT] = {"ip-to-vsock-transparent",
+	"ip-to-vsock-transparent", NULL, ENCLAVE, ENCLAVE, true, false,
+	TARGET_IPV4},
+    [VSOCK_TO_IP_TRANSPARENT] = {"vsock-to-ip-transparent",
+	"vsock-to-ip-transparent", NULL, HOST, HOST, false, true, TARGET_IPV4},
+    [PORT_TO_VSOCK_TRANSPARENT] = {"port-to-vsock-transparent",
+	"port-to-vsock-transparent", NULL, HOST, HOST, true, false, OTHER_IPV4},
+    [CHAIN_FIXED] = {"chain-fixed", "ip-to-vsock", "vsock-to-ip", HOST, ENCLAVE,
+	true, true, NULL},
+    [CHAIN_TRANSPARENT] = {"chain-transparent", "ip-to-vsock-transparent",
+	"vsock-to-ip-transparent", ENCLAVE, HOST, true, true, TARGET_IPV4},
+    [CHAIN_PORT] = {"chain-port", "port-to-vsock-transparent", "vsock-to-ip",
+	HOST, ENCLAVE, true, true, OTHER_IPV4},
+};
+
+const char *
+bridge_name(enum route route)
+{
+	return paths[route].name;
+}
+
+/* Whether a program wants redirected connections or a preamble. */
+static bool
+is_transparent(const char *program)
+{
+	return strstr(program, "transparent") != NULL;
+}
+
+/* The address that a route's target has if none is set. */
+static const char *
+target_of(const struct bridge *b)
+{
+	return b->target != NULL ? b->target : paths[b->route].target;
+}
+
+static const char *
+tcp_text(const char *address, uint16_t port)
+{
+	return harness_text(
+	    strchr(address, ':') == NULL ? "%s:%u" : "[%s]:%u", address, port);
+}
+
+/* The loopback address that redirected connections come to. */
+static const char *
+loopback_of(const struct bridge *b)
+{
+	const char *target = target_of(b);
+
+	return target != NULL && strchr(target, ':') != NULL ? "::1"
+							     : "127.0.0.1";
+}
+
+/* Where the upstream listens, if on TCP. */
+static const char *
+upstream_address(const struct bridge *b)
+{
+	return b->route == VSOCK_TO_IP_TRANSPARENT ||
+		       b->route == CHAIN_TRANSPARENT
+		   ? target_of(b)
+		   : "127.0.0.1";
+}
+
+/* The arguments of one program, in the making. */
+struct arguments {
+	char *list[ARGS_MAX];
+	size_t count;
+};
+
+static void
+add(struct arguments *a, char *argument)
+{
+	assert_true(a->count + 1 < ARGS_MAX);
+	a->list[a->count++] = argument;
+}
+
+/* Adds an option as a bridge spells it. */
+static void
+add_option(struct arguments *a, const struct bridge *b, const char *letter,
+    const char *name, const char *value)
+{
+	const struct bridge_spelling *spelling = &b->spelling;
+	const char *option = spelling->long_names ? name : letter;
+
+	if (spelling->glue != NULL) {
+		add(a, harness_text("%s%s%s", option, spelling->glue, value));
+		return;
+	}
+	add(a, harness_text("%s", option));
+	add(a, harness_text("%s", value));
+}
+
+static struct program *
+start(const struct bridge *b, enum side side, const char *name, const char *ip,
+    const char *vsock)
+{
+	bool by_port = strcmp(name, "port-to-vsock-transparent") == 0;
+	struct arguments a = {.count = 0};
+
+	if (ip != NULL)
+		add_option(&a, b, "-i", "--ip-addr", ip);
+	add_option(&a, b, "-v", by_port ? "--vsock" : "--vsock-addr", vsock);
+	for (size_t i = 0; b->extra != NULL && b->extra[i] != NULL; i++)
+		add(&a, b->extra[i]);
+	return program_start(&(struct program_options){
+	    .side = side, .name = name, .args = a.list});
+}
+
+/* Starts a program that listens on vsock. */
+static struct program *
+start_behind(const struct bridge *b, const char *name)
+{
+	const char *host =
+	    b->upstream_host != NULL ? b->upstream_host : "127.0.0.1";
+	const char *ip =
+	    is_transparent(name) ? NULL : tcp_text(host, b->upstream_port);
+	struct program *p = start(b, paths[b->route].upstream, name, ip,
+	    harness_text("1:%u", b->vsock_port));
+
+	program_wait_vsock(p, b->vsock_port);
+	return p;
+}
+
+/* Starts a program that listens on TCP. */
+static struct program *
+start_before(const struct bridge *b, const char *name)
+{
+	const char *address = loopback_of(b);
+	bool has_port = strcmp(name, "port-to-vsock-transparent") != 0;
+	struct program *p = start(b, paths[b->route].client, name,
+	    tcp_text(address, b->listen_port),
+	    has_port ? harness_text("1:%u", b->vsock_port) : "1");
+
+	program_wait_tcp(p, b->listen_port);
+	if (is_transparent(name))
+		network_redirect(
+		    paths[b->route].client, target_of(b), b->listen_port);
+	return p;
+}
+
+void
+bridge_listen(struct bridge *b)
+{
+	b->listener = b->upstream_is_tcp
+			  ? network_tcp_listen(paths[b->route].upstream,
+				upstream_address(b), b->upstream_port)
+			  : network_vsock_listen(b->vsock_port);
+}
+
+void
+bridge_open(struct bridge *b)
+{
+	const struct path *path = &paths[b->route];
+
+	b->client_is_tcp = path->client_is_tcp;
+	b->upstream_is_tcp = path->upstream_is_tcp;
+	b->vsock_port = network_vsock_port();
+	b->upstream_port = network_tcp_port();
+	b->listener = -1;
+	if (b->client_is_tcp)
+		b->listen_port = network_tcp_port();
+	if (path->last != NULL) {
+		b->last = start_behind(b, path->last);
+		b->first = start_before(b, path->first);
+	} else {
+		b->first = b->client_is_tcp ? start_before(b, path->first)
+					    : start_behind(b, path->first);
+		b->last = b->first;
+	}
+	if (!b->no_upstream)
+		bridge_listen(b);
+}
+
+int
+bridge_try(const struct bridge *b)
+{
+	enum side side = paths[b->route].client;
+	bool by_port =
+	    b->route == PORT_TO_VSOCK_TRANSPARENT || b->route == CHAIN_PORT;
+
+	if (!b->client_is_tcp)
+		return network_vsock_try(b->vsock_port);
+	if (target_of(b) == NULL)
+		return network_tcp_try(side, "127.0.0.1", b->listen_port);
+	return network_tcp_try(side, target_of(b),
+	    by_port ? (uint16_t)b->vsock_port : b->upstream_port);
+}
+
+int
+bridge_connect(const struct bridge *b)
+{
+	uint8_t preamble[22];
+	int fd = bridge_try(b);
+
+	if (fd == -1)
+		fail_msg("cannot connect to %s", b->first->name);
+	if (b->route == VSOCK_TO_IP_TRANSPARENT)
+		traffic_send(fd, preamble,
+		    bridge_preamble(target_of(b), b->upstream_port, preamble));
+	return fd;
+}
+
+int
+bridge_accept(const struct bridge *b)
+{
+	uint8_t preamble[22];
+	int fd = network_accept(b->listener);
+
+	if (b->route == IP_TO_VSOCK_TRANSPARENT)
+		traffic_expect(fd, preamble,
+		    bridge_preamble(target_of(b), b->upstream_port, preamble));
+	return fd;
+}
+
+void
+bridge_pair(const struct bridge *b, int *client, int *upstream)
+{
+	*client = bridge_connect(b);
+	*upstream = bridge_accept(b);
+}
+
+void
+bridge_expect_service(const struct bridge *b)
+{
+	int client, upstream;
+
+	assert_true(program_runs(b->first));
+	assert_true(program_runs(b->last));
+	bridge_pair(b, &client, &upstream);
+	traffic_echo(client, upstream);
+	close(client);
+	close(upstream);
+}
+
+size_t
+bridge_preamble(const char *address, uint16_t port, uint8_t bytes[22])
+{
+	uint8_t network[4];
+
+	bytes[4] = (uint8_t)(port & 0xff);
+	bytes[5] = (uint8_t)(port >> 8);
+	if (inet_pton(AF_INET, address, network) == 1) {
+		for (size_t i = 0; i < 4; i++)
+			bytes[i] = network[3 - i];
+		return 6;
+	}
+	memset(bytes, 0xff, 4);
+	assert_int_equal(inet_pton(AF_INET6, address, bytes + 6), 1);
+	return 22;
+}

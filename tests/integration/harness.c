@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A test may fail at any line, by a longjmp. So its descriptors, threads,
+ * processes and texts are found and disposed of by the teardown.
+ */
+#include "harness.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NAP_NS 2000000
+#define DESCRIPTORS_MAX 65536
+
+struct text {
+	struct text *next;
+	char bytes[];
+};
+
+static struct text *texts;
+static bool open_before[DESCRIPTORS_MAX];
+
+uint64_t
+harness_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+bool
+harness_wait(bool (*condition)(void *), void *argument)
+{
+	const struct timespec nap = {.tv_nsec = NAP_NS};
+	uint64_t deadline = harness_now_ms() + DEADLINE_MS;
+	bool last = false;
+
+	for (;;) {
+		if (condition(argument))
+			return true;
+		if (last)
+			return false;
+		nanosleep(&nap, NULL);
+		last = harness_now_ms() >= deadline;
+	}
+}
+
+char *
+harness_text(const char *format, ...)
+{
+	va_list arguments;
+	struct text *text;
+	int length;
+
+	va_start(arguments, format);
+	length = vsnprintf(NULL, 0, format, arguments);
+	va_end(arguments);
+	text = malloc(sizeof(*text) + (size_t)length + 1);
+	assert_non_null(text);
+	text->next = texts;
+	texts = text;
+	va_start(arguments, format);
+	vsnprintf(text->bytes, (size_t)length + 1, format, arguments);
+	va_end(arguments);
+	return text->bytes;
+}
+
+static void
+free_texts(void)
+{
+	while (texts != NULL) {
+		struct text *next = texts->next;
+
+		free(texts);
+		texts = next;
+	}
+}
+
+/* Calls a function with each of our descriptors. */
+static void
+for_each_descriptor(void (*function)(int fd))
+{
+	DIR *folder = opendir("/proc/self/fd");
+	struct dirent *entry;
+
+	assert_non_null(folder);
+	while ((entry = readdir(folder)) != NULL) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] != '.' && fd != dirfd(folder) &&
+		    fd < DESCRIPTORS_MAX)
+			function(fd);
+	}
+	closedir(folder);
+}
+
+static void
+note(int fd)
+{
+	open_before[fd] = true;
+}
+
+static void
+wake(int fd)
+{
+	if (!open_before[fd])
+		shutdown(fd, SHUT_RDWR);
+}
+
+static void
+dispose(int fd)
+{
+	if (!open_before[fd])
+		close(fd);
+}
+
+static void
+give_up(int number)
+{
+	static const char message[] =
+	    "\nThe test has exceeded its time; the suite ends here.\n";
+
+	(void)number;
+	if (write(STDERR_FILENO, message, sizeof(message) - 1) == -1)
+		_exit(2);
+	_exit(1); /* and with us, by PR_SET_PDEATHSIG, all programs */
+}
+
+int
+harness_setup(void **state)
+{
+	(void)state;
+	memset(open_before, 0, sizeof(open_before));
+	for_each_descriptor(note);
+	signal(SIGALRM, give_up);
+	alarm(TEST_LIMIT_SECONDS);
+	return 0;
+}
+
+int
+harness_teardown(void **state)
+{
+	(void)state;
+	for_each_descriptor(wake);
+	flow_finish_all();
+	network_reset();
+	program_stop_all();
+	for_each_descriptor(dispose);
+	free_texts();
+	alarm(0);
+	return 0;
+}

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A child writes to memory files, which share their offset with it; they are
+ * read here by position, whenever a test asks.
+ */
+#include "harness.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PROGRAMS_MAX 64
+#define ARGS_MAX 32
+#define ENV_MAX 256
+
+static const struct {
+	const char *name;
+	enum side side;
+} house[] = {
+    {"ip-to-vsock", HOST},
+    {"vsock-to-ip", ENCLAVE},
+    {"ip-to-vsock-transparent", ENCLAVE},
+    {"vsock-to-ip-transparent", HOST},
+    {"port-to-vsock-transparent", HOST},
+};
+
+static char folders[SIDES][4096];
+static struct program *programs[PROGRAMS_MAX];
+static size_t program_count;
+
+static void
+set_folder(enum side side, const char *variable, const char *fallback)
+{
+	const char *folder = getenv(variable);
+
+	if (folder == NULL || *folder == '\0')
+		folder = getenv("PROXY_DIR");
+	if (folder == NULL || *folder == '\0')
+		folder = fallback;
+	snprintf(folders[side], sizeof(folders[side]), "%s", folder);
+}
+
+void
+program_set_folder(const char *folder)
+{
+	set_folder(HOST, "PROXY_DIR_HOST", folder);
+	set_folder(ENCLAVE, "PROXY_DIR_ENCLAVE", folder);
+}
+
+const char *
+program_path(const char *name)
+{
+	for (size_t i = 0; i < sizeof(house) / sizeof(*house); i++)
+		if (strcmp(name, house[i].name) == 0)
+			return harness_text(
+			    "%s/%s", folders[house[i].side], name);
+	return name;
+}
+
+/* In the child: everything up to the other program. Doesn't return. */
+static void
+become(const struct program *p, const struct program_options *o,
+    const char *path, char *const *argv, char *const *env)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	/* Should the suite die, no program survives it. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGPIPE, SIG_DFL);
+	for (size_t i = 0; i < o->limit_count; i++)
+		if (setrlimit((__rlimit_resource_t)o->limits[i].resource,
+			&o->limits[i].value) == -1)
+			_exit(126);
+	dup2(null, STDIN_FILENO);
+	dup2(o->stdout_fd != 0 ? o->stdout_fd : p->out, STDOUT_FILENO);
+	dup2(o->stderr_fd != 0 ? o->stderr_fd : p->err, STDERR_FILENO);
+	execvpe(path, argv, env);
+	dprintf(STDERR_FILENO, "cannot run %s: %s\n", path, strerror(errno));
+	_exit(127);
+}
+
+/* Appends a NULL-terminated list (or NULL) to another. */
+static void
+append(char **list, size_t size, size_t *count, char *const *more)
+{
+	for (; more != NULL && *more != NULL; more++) {
+		assert_true(*count + 1 < size);
+		list[(*count)++] = *more;
+	}
+	list[*count] = NULL;
+}
+
+static struct program *
+new_program(const char *name)
+{
+	struct program *p = calloc(1, sizeof(*p));
+
+	assert_non_null(p);
+	assert_true(program_count < PROGRAMS_MAX);
+	p->name = name;
+	p->out = memfd_create("stdout", MFD_CLOEXEC);
+	p->err = memfd_create("stderr", MFD_CLOEXEC);
+	assert_true(p->out != -1 && p->err != -1);
+	programs[program_count++] = p;
+	return p;
+}
+
+struct program *
+program_start(const struct program_options *options)
+{
+	struct program *p = new_program(options->name);
+	const char *path = program_path(options->name);
+	char *argv[ARGS_MAX] = {harness_text("%s", options->name)};
+	char *env[ENV_MAX];
+	size_t argc = 1, count = 0;
+
+	append(argv, ARGS_MAX, &argc, options->args);
+	/* Of two settings of a variable, getenv(3) finds the first. */
+	append(env, ENV_MAX, &count, options->env);
+	append(env, ENV_MAX, &count, environ);
+	network_enter(options->side);
+	p->pid = fork();
+	if (p->pid == 0)
+		become(p, options, path, argv, env);
+	if (p->pid == -1) {
+		p->ended = true;
+		fail_msg("cannot fork: %s", strerror(errno));
+	}
+	return p;
+}
+
+/* Collects arguments up to NULL. */
+static void
+collect(char **args, va_list arguments)
+{
+	size_t count = 0;
+
+	do
+		assert_true(count < ARGS_MAX);
+	while ((args[count++] = va_arg(arguments, char *)) != NULL);
+}
+
+struct program *
+program_start_args(enum side side, const char *name, ...)
+{
+	char *args[ARGS_MAX];
+	va_list arguments;
+
+	va_start(arguments, name);
+	collect(args, arguments);
+	va_end(arguments);
+	return program_start(&(struct program_options){
+	    .side = side, .name = name, .args = args});
+}
+
+struct program *
+program_run(const struct program_options *options)
+{
+	struct program *p = program_start(options);
+
+	program_wait_end(p);
+	return p;
+}
+
+struct program *
+program_run_args(enum side side, const char *name, ...)
+{
+	char *args[ARGS_MAX];
+	va_list arguments;
+
+	va_start(arguments, name);
+	collect(args, arguments);
+	va_end(arguments);
+	return program_run(&(struct program_options){
+	    .side = side, .name = name, .args = args});
+}
+
+bool
+program_runs(struct program *p)
+{
+	if (!p->ended && waitpid(p->pid, &p->wait_status, WNOHANG) == p->pid)
+		p->ended = true;
+	return !p->ended;
+}
+
+static bool
+has_ended(void *argument)
+{
+	return !program_runs(argument);
+}
+
+static int
+exit_status(const struct program *p)
+{
+	return WIFSIGNALED(p->wait_status) ? 128 + WTERMSIG(p->wait_status)
+					   : WEXITSTATUS(p->wait_status);
+}
+
+int
+program_wait_end(struct program *p)
+{
+	if (!harness_wait(has_ended, p))
+		fail_msg("%s does not end; it printed:\n%s%s", p->name,
+		    program_out(p), program_err(p));
+	return exit_status(p);
+}
+
+/* Kills it for sure. */
+static void
+finish_off(struct program *p)
+{
+	if (p->ended)
+		return;
+	kill(p->pid, SIGKILL);
+	if (waitpid(p->pid, &p->wait_status, 0) == p->pid)
+		p->ended = true;
+}
+
+int
+program_stop(struct program *p)
+{
+	if (program_runs(p)) {
+		kill(p->pid, SIGTERM);
+		if (!harness_wait(has_ended, p))
+			finish_off(p);
+	}
+	return exit_status(p);
+}
+
+void
+program_stop_all(void)
+{
+	while (program_count > 0) {
+		struct program *p = programs[--program_count];
+
+		finish_off(p);
+		close(p->out);
+		close(p->err);
+		free(p->out_text);
+		free(p->err_text);
+		free(p);
+	}
+}
+
+struct listening {
+	struct program *program;
+	uint16_t tcp_port;
+	uint32_t vsock_port;
+	int fd;
+};
+
+static bool
+tcp_listens_or_ended(void *argument)
+{
+	const struct listening *l = argument;
+
+	return network_listens(l->program->pid, l->tcp_port) ||
+	       !program_runs(l->program);
+}
+
+static bool
+vsock_listens_or_ended(void *argument)
+{
+	struct listening *l = argument;
+
+	l->fd = network_vsock_try(l->vsock_port);
+	return l->fd != -1 || !program_runs(l->program);
+}
+
+static void
+fail_not_listening(struct program *p)
+{
+	fail_msg("%s does not listen; it printed:\n%s%s", p->name,
+	    program_out(p), program_err(p));
+}
+
+void
+program_wait_tcp(struct program *p, uint16_t port)
+{
+	struct listening l = {.program = p, .tcp_port = port};
+
+	if (!harness_wait(tcp_listens_or_ended, &l) || !program_runs(p))
+		fail_not_listening(p);
+}
+
+void
+program_wait_vsock(struct program *p, uint32_t port)
+{
+	struct listening l = {.program = p, .vsock_port = port, .fd = -1};
+
+	if (!harness_wait(vsock_listens_or_ended, &l) || l.fd == -1)
+		fail_not_listening(p);
+	shutdown(l.fd, SHUT_WR);
+	traffic_expect_end(l.fd);
+	close(l.fd);
+}
+
+/* The contents of a file as a text, which replaces *text. */
+static const char *
+read_text(int fd, char **text)
+{
+	struct stat status;
+	size_t size, done = 0;
+	ssize_t n;
+
+	if (fstat(fd, &status) == -1)
+		fail_msg("fstat: %s", strerror(errno));
+	size = (size_t)status.st_size;
+	free(*text);
+	*text = malloc(size + 1);
+	assert_non_null(*text);
+	while (done < size &&
+	       (n = pread(fd, *text + done, size - done, (off_t)done)) > 0)
+		done += (size_t)n;
+	(*text)[done] = '\0';
+	return *text;
+}
+
+const char *
+program_out(struct program *p)
+{
+	return read_text(p->out, &p->out_text);
+}
+
+const char *
+program_err(struct program *p)
+{
+	return read_text(p->err, &p->err_text);
+}
+
+/* How many entries a folder of /proc/<pid> has. */
+static unsigned
+count_entries(const struct program *p, const char *name)
+{
+	struct dirent *entry;
+	unsigned count = 0;
+	char path[64];
+	DIR *folder;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)p->pid, name);
+	folder = opendir(path);
+	if (folder == NULL)
+		fail_msg("%s has gone", p->name);
+	while ((entry = readdir(folder)) != NULL)
+		count += entry->d_name[0] != '.';
+	closedir(folder);
+	return count;
+}
+
+unsigned
+program_descriptors(const struct program *p)
+{
+	return count_entries(p, "fd");
+}
+
+unsigned
+program_threads(const struct program *p)
+{
+	return count_entries(p, "task");
+}
+
+struct ceiling {
+	const struct program *program;
+	const char *folder;
+	unsigned most, now;
+};
+
+static bool
+is_below(void *argument)
+{
+	struct ceiling *c = argument;
+
+	c->now = count_entries(c->program, c->folder);
+	return c->now <= c->most;
+}
+
+unsigned
+program_wait_descriptors(const struct program *p, unsigned most)
+{
+	struct ceiling c = {p, "fd", most, 0};
+
+	harness_wait(is_below, &c);
+	return c.now;
+}
+
+unsigned
+program_wait_threads(const struct program *p, unsigned most)
+{
+	struct ceiling c = {p, "task", most, 0};
+
+	harness_wait(is_below, &c);
+	return c.now;
+}
+
+/* What to look for in a log: a whole line with both texts, the nth of them. */
+struct search {
+	struct program *program;
+	const char *text, *also; /* also: NULL or more text */
+	unsigned nth;
+	const char *line; /* the result, NULL: none */
+	size_t length;
+	unsigned count; /* of the lines found */
+};
+
+static bool
+line_has(const char *line, size_t length, const char *text)
+{
+	return text == NULL || memmem(line, length, text, strlen(text)) != NULL;
+}
+
+static void
+search(struct search *s)
+{
+	const char *line = program_err(s->program), *end;
+
+	s->line = NULL;
+	s->count = 0;
+	for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+		size_t length = (size_t)(end - line);
+
+		if (!line_has(line, length, s->text) ||
+		    !line_has(line, length, s->also))
+			continue;
+		if (++s->count == s->nth) {
+			s->line = line;
+			s->length = length;
+		}
+	}
+}
+
+static bool
+is_found_or_ended(void *argument)
+{
+	struct search *s = argument;
+	bool ran = program_runs(s->program);
+
+	search(s);
+	return s->line != NULL || !ran;
+}
+
+static const char *
+wait_line(struct search *s)
+{
+	harness_wait(is_found_or_ended, s);
+	if (s->line == NULL)
+		fail_msg("%s does not say '%s' (%u); it said:\n%s",
+		    s->program->name, s->text, s->nth, program_err(s->program));
+	return harness_text("%.*s", (int)s->length, s->line);
+}
+
+const char *
+program_wait_log(struct program *p, const char *text, unsigned nth)
+{
+	return wait_line(
+	    &(struct search){.program = p, .text = text, .nth = nth});
+}
+
+unsigned
+program_count_log(struct program *p, const char *text)
+{
+	struct search s = {.program = p, .text = text};
+
+	search(&s);
+	return s.count;
+}
+
+const char *
+program_wait_connection(struct program *p, unsigned number)
+{
+	/* Only the last line of a connection says how long it took. */
+	return wait_line(&(struct search){.program = p,
+	    .text = harness_text(" conn=%u ", number),
+	    .also = " ms=",
+	    .nth = 1});
+}
+
+const char *
+program_log_value(const char *line, const char *key)
+{
+	const char *name = harness_text(" %s=", key);
+	const char *found = strstr(harness_text(" %s", line), name);
+
+	if (found == NULL)
+		return NULL;
+	found += strlen(name);
+	if (*found == '"')
+		return harness_text(
+		    "%.*s", (int)strcspn(found + 1, "\""), found + 1);
+	return harness_text("%.*s", (int)strcspn(found, " "), found);
+}
+
+uint64_t
+program_log_number(const char *line, const char *key)
+{
+	const char *value = program_log_value(line, key);
+	char *end;
+	uint64_t number;
+
+	if (value == NULL)
+		fail_msg("no %s= in: %s", key, line);
+	number = strtoull(value, &end, 10);
+	if (!isdigit((unsigned char)*value) || *end != '\0')
+		fail_msg("no number in %s=%s", key, value);
+	return number;
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Runs the parts of the strict group, and holds the helpers that several of
+ * them need.
+ */
+#include "strict.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/vm_sockets.h>
+
+#define CONNECTION_KEYS                                          \
+	"ts level prog msg conn client upstream target up down " \
+	"ms end"
+/* Longer than a stream that moves at all ever pauses. */
+#define STILL_MS 300
+
+void
+strict_guard_log(const struct program *p)
+{
+	assert_int_equal(fcntl(p->err, F_SETFL, O_RDWR | O_APPEND), 0);
+}
+
+struct bridge
+strict_bridge(enum route route, char *const *extra)
+{
+	struct bridge b = {.route = route, .extra = extra};
+
+	bridge_open(&b);
+	strict_guard_log(b.first);
+	strict_guard_log(b.last);
+	return b;
+}
+
+unsigned
+strict_first(const struct bridge *bridge)
+{
+	return bridge->client_is_tcp ? 1 : 2;
+}
+
+struct program *
+strict_start(enum side side, const char *name, char *const *args)
+{
+	struct program *p = program_start(&(struct program_options){
+	    .side = side, .name = name, .args = args});
+
+	program_wait_log(p, " msg=listening ", 1);
+	strict_guard_log(p);
+	return p;
+}
+
+/* "multi on": glibc reads more than one line for a name. */
+static const char own_etc[] =
+    "mount -t tmpfs none /etc && printf '%s' \"$1\" >/etc/hosts && "
+    "echo 'multi on' >/etc/host.conf && "
+    "echo 'hosts: files' >/etc/nsswitch.conf && shift && exec \"$@\"";
+
+struct program *
+strict_start_with_hosts(
+    enum side side, const char *hosts, const char *name, char *const *args)
+{
+	char *all[16] = {"-m", "sh", "-c", harness_text("%s", own_etc), "sh",
+	    harness_text("%s", hosts), harness_text("%s", program_path(name))};
+	struct program *p;
+
+	for (size_t count = 7; *args != NULL; args++, count++) {
+		assert_true(count + 1 < COUNT(all));
+		all[count] = *args;
+	}
+	p = program_start(&(struct program_options){
+	    .side = side, .name = "unshare", .args = all});
+	p->name = name;
+	program_wait_log(p, " msg=listening ", 1);
+	return p;
+}
+
+void
+strict_set_hosts(const struct program *p, const char *hosts)
+{
+	/* In the program's own mount namespace. */
+	FILE *file =
+	    fopen(harness_text("/proc/%d/root/etc/hosts", (int)p->pid), "we");
+
+	assert_non_null(file);
+	assert_true(fputs(hosts, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+size_t
+strict_count(const char *text, char byte)
+{
+	size_t count = 0;
+
+	while ((text = strchr(text, byte)) != NULL) {
+		count++;
+		text++;
+	}
+	return count;
+}
+
+/* The length of a value, quotes included; 0: it isn't one. */
+static size_t
+value_length(const char *value)
+{
+	size_t length;
+
+	if (*value != '"')
+		return strcspn(value, " \"=");
+	length = 1 + strcspn(value + 1, "\"");
+	return value[length] == '"' ? length + 1 : 0;
+}
+
+/* The keys of a logfmt line; NULL: it isn't one. */
+static const char *
+keys_of(const char *line)
+{
+	const char *keys = "";
+
+	for (;;) {
+		size_t length = strcspn(line, " \"="), value;
+
+		if (length == 0 || line[length] != '=')
+			return NULL;
+		keys = harness_text("%s%s%.*s", keys, *keys == '\0' ? "" : " ",
+		    (int)length, line);
+		line += length + 1;
+		value = value_length(line);
+		if (value == 0)
+			return NULL;
+		line += value;
+		if (*line == '\0')
+			return keys;
+		if (*line++ != ' ')
+			return NULL;
+	}
+}
+
+void
+strict_expect_keys(const char *line, const char *keys)
+{
+	const char *found = keys_of(line);
+
+	if (found == NULL)
+		fail_msg("not logfmt: %s", line);
+	assert_string_equal(found, keys);
+}
+
+/* Whether text is one of the words. */
+static bool
+is_one_of(const char *text, const char *words)
+{
+	size_t length = strlen(text);
+
+	while (strncmp(words, text, length) != 0 ||
+	       (words[length] != '|' && words[length] != '\0')) {
+		words = strchr(words, '|');
+		if (words == NULL)
+			return false;
+		words++;
+	}
+	return true;
+}
+
+void
+strict_expect_value(const char *line, const char *key, const char *wanted)
+{
+	const char *value = program_log_value(line, key);
+
+	if (value == NULL || !is_one_of(value, wanted))
+		fail_msg("no %s=%s in: %s", key, wanted, line);
+}
+
+const char *
+strict_expect_end(
+    struct program *p, unsigned number, const char *end, const char *reason)
+{
+	const char *line = program_wait_connection(p, number);
+
+	strict_expect_keys(
+	    line, reason == NULL ? CONNECTION_KEYS : CONNECTION_KEYS " reason");
+	strict_expect_value(line, "prog", p->name);
+	strict_expect_value(line, "end", end);
+	strict_expect_value(line, "msg", reason == NULL ? "closed" : "failed");
+	strict_expect_value(line, "level", reason == NULL ? "info" : "warn");
+	if (reason != NULL)
+		strict_expect_value(line, "reason", reason);
+	return line;
+}
+
+const char *
+strict_own_name(int fd)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_vm vm;
+	} a;
+	socklen_t length = sizeof(a);
+	char text[INET6_ADDRSTRLEN];
+
+	assert_int_equal(getsockname(fd, &a.any, &length), 0);
+	if (a.any.sa_family == AF_VSOCK) /* the CID may be any */
+		return harness_text("1:%u", a.vm.svm_port);
+	if (a.any.sa_family == AF_INET) {
+		inet_ntop(AF_INET, &a.in.sin_addr, text, sizeof(text));
+		return harness_text("%s:%u", text, ntohs(a.in.sin_port));
+	}
+	inet_ntop(AF_INET6, &a.in6.sin6_addr, text, sizeof(text));
+	return harness_text("[%s]:%u", text, ntohs(a.in6.sin6_port));
+}
+
+static bool
+is_pending(void *argument)
+{
+	return network_pending(*(const int *)argument);
+}
+
+int
+strict_black_hole(
+    enum side side, const char *address, uint16_t port, int *filler)
+{
+	int listener = network_tcp_listen(side, address, port);
+
+	/* Linux takes one connection more than it was told. */
+	assert_int_equal(listen(listener, 0), 0);
+	*filler = network_tcp_connect(side, address, port);
+	assert_true(harness_wait(is_pending, &listener));
+	return listener;
+}
+
+void
+strict_stop(const struct program *p)
+{
+	int status;
+
+	assert_int_equal(kill(p->pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(p->pid, &status, WUNTRACED), p->pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+void
+strict_continue(const struct program *p)
+{
+	assert_int_equal(kill(p->pid, SIGCONT), 0);
+}
+
+uint64_t
+strict_fill(int fd)
+{
+	static const char bytes[65536];
+	struct pollfd writable = {.fd = fd, .events = POLLOUT};
+	uint64_t total = 0;
+
+	while (poll(&writable, 1, STILL_MS) > 0) {
+		ssize_t n =
+		    send(fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n == -1 && errno != EAGAIN)
+			fail_msg("the connection ended: %s", strerror(errno));
+		if (n > 0)
+			total += (uint64_t)n;
+	}
+	return total;
+}
+
+int
+strict_run(void)
+{
+	return strict_usage_run() + strict_listen_run() + strict_log_run() +
+	       strict_dial_run() + strict_target_run() + strict_end_run() +
+	       strict_load_run();
+}

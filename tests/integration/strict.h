@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the strict group share: they test what the original
+ * doesn't promise, from the words of a usage error to the last descriptor.
+ * Helpers fail the test as those of harness.h do.
+ */
+#ifndef STRICT_H
+#define STRICT_H
+
+#include "harness.h"
+
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+/* A NULL-terminated list of arguments; lives as long as the block. */
+#define ARGS(...) ((char *const[]){__VA_ARGS__, NULL})
+
+#define MIB (1024 * 1024)
+
+/* A name that no resolver asks anybody about: its label is too long. */
+#define UNRESOLVABLE \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+/* Rows for a test whose *state is the route of one program. */
+#define STRICT_EACH_PROGRAM(function)                                          \
+	TEST_WITH(function, "ip-to-vsock", IP_TO_VSOCK),                       \
+	    TEST_WITH(function, "vsock-to-ip", VSOCK_TO_IP),                   \
+	    TEST_WITH(                                                         \
+		function, "ip-to-vsock-transparent", IP_TO_VSOCK_TRANSPARENT), \
+	    TEST_WITH(                                                         \
+		function, "vsock-to-ip-transparent", VSOCK_TO_IP_TRANSPARENT), \
+	    TEST_WITH(function, "port-to-vsock-transparent",                   \
+		PORT_TO_VSOCK_TRANSPARENT)
+
+/* The parts of the group. Return the number of failed tests. */
+int strict_usage_run(void);
+int strict_listen_run(void);
+int strict_log_run(void);
+int strict_dial_run(void);
+int strict_target_run(void);
+int strict_end_run(void);
+int strict_load_run(void);
+
+/* Opens a bridge; extra: more arguments, or NULL. */
+struct bridge strict_bridge(enum route route, char *const *extra);
+
+/*
+ * The number that the first program of a bridge gives to the test's first
+ * connection: finding out whether it listens on vsock takes one.
+ */
+unsigned strict_first(const struct bridge *bridge);
+
+/* Starts one of the five, and waits until its log says that it listens. */
+struct program *
+strict_start(enum side side, const char *name, char *const *args);
+
+/*
+ * The same with an /etc of its own, where hosts(5) has this text, and nothing
+ * else tells names. strict_set_hosts() replaces the text.
+ */
+struct program *strict_start_with_hosts(
+    enum side side, const char *hosts, const char *name, char *const *args);
+void strict_set_hosts(const struct program *p, const char *hosts);
+
+/*
+ * Makes sure that lines written at one moment don't overwrite each other: the
+ * kernel doesn't guard the position in memfd_create(2)'s files
+ * (FMODE_ATOMIC_POS in fs/file.c), but O_APPEND does. Those that strict_...()
+ * functions start are guarded.
+ */
+void strict_guard_log(const struct program *p);
+
+/* How many times a byte is in a text. */
+size_t strict_count(const char *text, char byte);
+
+/* Expects that a text is logfmt, with these keys (spaces between) in order. */
+void strict_expect_keys(const char *line, const char *keys);
+
+/* Expects a key's value; wanted may be several with | in between. */
+void strict_expect_value(const char *line, const char *key, const char *wanted);
+
+/*
+ * Waits for the last line of a connection, expects that it is whole, and that
+ * it ended in this way. reason: as for strict_expect_value(), NULL: there must
+ * be none. Returns the line.
+ */
+const char *strict_expect_end(
+    struct program *p, unsigned number, const char *end, const char *reason);
+
+/* The address of a socket (or its peer's) as a log has it. */
+const char *strict_own_name(int fd);
+
+/*
+ * A TCP listener that answers nobody, as its backlog is full. *filler: close
+ * it after accepting, to make room.
+ */
+int strict_black_hole(
+    enum side side, const char *address, uint16_t port, int *filler);
+
+/* Stops a program, waits until all of it stands still; lets it go on. */
+void strict_stop(const struct program *p);
+void strict_continue(const struct program *p);
+
+/* Sends until nothing moves any more. Returns how many bytes went. */
+uint64_t strict_fill(int fd);
+
+#endif

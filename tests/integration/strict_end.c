@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How connections end: half-closed, reset, vanished, stopped, and what the
+ * other side sees of it. One side of each program is vsock, which has no
+ * reset; so what is cut off shows on TCP only.
+ */
+#include "strict.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define RESET "Connection reset by peer"
+/* Writing to what has gone: what the kernel says depends on the moment. */
+#define GONE RESET "|Broken pipe"
+#define TOO_MANY "Too many open files|No file descriptors available"
+
+/* Far more than all buffers on the way hold. */
+#define ENDLESS (1024ULL * MIB)
+#define SOME 100000
+
+static char *const modes[] = {"splice", "buffer"};
+
+static enum route
+route_of(void **state)
+{
+	return (enum route)(uintptr_t)*state;
+}
+
+static void
+test_half_close(void **state)
+{
+	/* Broken: who has sent all and waits for the answer gets none. */
+	for (size_t i = 0; i < COUNT(modes); i++) {
+		struct bridge b =
+		    strict_bridge(route_of(state), ARGS("--copy", modes[i]));
+		unsigned first = strict_first(&b);
+
+		for (unsigned n = 0; n < 2; n++) {
+			int ends[2];
+
+			/* Once the client ends first, once the upstream. */
+			bridge_pair(&b, &ends[n], &ends[!n]);
+			traffic_send_stream(ends[0], 1, SOME);
+			traffic_half_close(ends[0]);
+			traffic_expect_stream(ends[1], 1, SOME);
+			traffic_expect_eof(ends[1]);
+			for (uint64_t j = 0; j < 3; j++) {
+				traffic_send_stream(ends[1], j, SOME);
+				traffic_expect_stream(ends[0], j, SOME);
+			}
+			traffic_half_close(ends[1]);
+			traffic_expect_eof(ends[0]);
+			strict_expect_end(b.first, first + n, "eof", NULL);
+		}
+		program_stop_all();
+		network_reset();
+	}
+}
+
+static void
+test_both_ways(void **state)
+{
+	/* Broken: bytes are lost, doubled or mixed up, or one direction waits
+	 * for the other. */
+	const uint64_t size = 8 * MIB;
+
+	for (size_t i = 0; i < COUNT(modes); i++) {
+		struct bridge b =
+		    strict_bridge(route_of(state), ARGS("--copy", modes[i]));
+		int client, upstream;
+		struct flow *flows[4];
+		const char *line;
+
+		bridge_pair(&b, &client, &upstream);
+		flows[0] = flow_send(client, 1, size, 0);
+		flows[1] = flow_send(upstream, 2, size, 0);
+		flows[2] = flow_receive(upstream, 1, size);
+		flows[3] = flow_receive(client, 2, size);
+		for (size_t j = 0; j < COUNT(flows); j++)
+			flow_finish(flows[j]);
+		line =
+		    strict_expect_end(b.first, strict_first(&b), "eof", NULL);
+		assert_int_equal(program_log_number(line, "up"), size);
+		assert_int_equal(program_log_number(line, "down"), size);
+		program_stop_all();
+		network_reset();
+	}
+}
+
+/* Waits for a flow that was cut off; it must not be stuck instead. */
+static void
+expect_cut_off(struct flow *flow)
+{
+	int error = flow_wait(flow);
+
+	if (error != ECONNRESET && error != EPIPE)
+		fail_msg("instead of a reset: %s", strerror(error));
+}
+
+static void
+test_client_vanishes(void **state)
+{
+	/* Broken: a client that leaves during a download ends the program, or
+	 * the upstream sends on for ever, or believes that all arrived. */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	struct flow *flow;
+	int client, upstream;
+
+	bridge_pair(&b, &client, &upstream);
+	flow = flow_send(upstream, 1, ENDLESS, 0);
+	traffic_expect_stream(client, 1, SOME);
+	traffic_reset(client);
+	expect_cut_off(flow);
+	strict_expect_end(b.first, strict_first(&b), "client-error", GONE);
+	bridge_expect_service(&b);
+}
+
+static void
+test_upstream_vanishes(void **state)
+{
+	/* Broken: an upstream that leaves during an upload ends the program, or
+	 * the client sends on for ever, or believes that all arrived. */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	struct flow *flow;
+	int client, upstream;
+
+	bridge_pair(&b, &client, &upstream);
+	flow = flow_send(client, 1, ENDLESS, 0);
+	traffic_expect_stream(upstream, 1, SOME);
+	traffic_reset(upstream);
+	expect_cut_off(flow);
+	strict_expect_end(b.first, strict_first(&b), "upstream-error", GONE);
+	bridge_expect_service(&b);
+}
+
+/* Resets one of two ends, that on TCP, when all that was sent has arrived. */
+static void
+expect_reset_noticed(
+    const struct bridge *b, int tcp, int vsock, const char *end)
+{
+	const char *line;
+
+	traffic_send_stream(tcp, 1, SOME);
+	traffic_expect_stream(vsock, 1, SOME);
+	traffic_reset(tcp);
+	traffic_expect_end(vsock);
+	line = strict_expect_end(b->first, strict_first(b), end, RESET);
+	assert_int_equal(
+	    program_log_number(line, b->client_is_tcp ? "up" : "down"), SOME);
+	assert_int_equal(
+	    program_log_number(line, b->client_is_tcp ? "down" : "up"), 0);
+	close(vsock);
+	bridge_expect_service(b);
+}
+
+static void
+test_reset(void **state)
+{
+	/* Broken: a reset isn't passed on, or looks like an orderly end in the
+	 * log. */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	int client, upstream;
+
+	bridge_pair(&b, &client, &upstream);
+	if (b.client_is_tcp)
+		expect_reset_noticed(&b, client, upstream, "client-error");
+	else
+		expect_reset_noticed(&b, upstream, client, "upstream-error");
+}
+
+static void
+test_reset_for_an_answer(void **state)
+{
+	/* Broken: an answer that ends in a reset, after the request's end,
+	 * looks like an orderly end in the log. */
+	struct bridge b = strict_bridge(VSOCK_TO_IP, NULL);
+	int client, upstream;
+
+	(void)state;
+	bridge_pair(&b, &client, &upstream);
+	traffic_send_stream(client, 1, SOME);
+	traffic_half_close(client);
+	traffic_expect_stream(upstream, 1, SOME);
+	traffic_expect_eof(upstream);
+	traffic_send_stream(upstream, 2, SOME);
+	traffic_expect_stream(client, 2, SOME);
+	traffic_reset(upstream);
+	traffic_expect_end(client);
+	strict_expect_end(b.first, 2, "upstream-error", RESET);
+}
+
+static void
+test_reset_while_writer_waits(void **state)
+{
+	/* Broken: a TCP end that was reset keeps its connection's descriptors
+	 * and threads as long as the other end doesn't read. */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	int client, upstream;
+
+	bridge_pair(&b, &client, &upstream);
+	strict_fill(b.client_is_tcp ? client : upstream);
+	traffic_reset(b.client_is_tcp ? client : upstream);
+	strict_expect_end(b.first, strict_first(&b),
+	    b.client_is_tcp ? "client-error" : "upstream-error", GONE);
+	/* What is queued, then an end. */
+	traffic_wait_end(b.client_is_tcp ? upstream : client, NULL);
+	bridge_expect_service(&b);
+}
+
+static void
+test_reset_after_half_close(void **state)
+{
+	/* Broken: a TCP end that has sent all and dies before the answer comes
+	 * keeps its connection's descriptors and threads. */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	int client, upstream, tcp, vsock;
+
+	bridge_pair(&b, &client, &upstream);
+	tcp = b.client_is_tcp ? client : upstream;
+	vsock = b.client_is_tcp ? upstream : client;
+	traffic_send_stream(tcp, 1, SOME);
+	traffic_half_close(tcp);
+	traffic_expect_stream(vsock, 1, SOME);
+	traffic_expect_eof(vsock);
+	traffic_reset(tcp);
+	strict_expect_end(b.first, strict_first(&b),
+	    b.client_is_tcp ? "client-error" : "upstream-error", GONE);
+	bridge_expect_service(&b);
+}
+
+static void
+test_chain_reset(void **state)
+{
+	/* Broken: a reset at one end of a chain never reaches the other. (As
+	 * an end-of-file, because there is vsock in between.) */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	int client, upstream;
+
+	for (int i = 0; i < 2; i++) {
+		bridge_pair(&b, &client, &upstream);
+		traffic_echo(client, upstream);
+		traffic_reset(i == 0 ? client : upstream);
+		traffic_expect_end(i == 0 ? upstream : client);
+		close(i == 0 ? upstream : client);
+	}
+	strict_expect_end(b.first, 1, "client-error", RESET);
+	program_wait_log(b.last, " end=upstream-error ", 1);
+	bridge_expect_service(&b);
+}
+
+static void
+test_chain_cut_off(void **state)
+{
+	/* Broken: a sender at one end of a chain is never told that the other
+	 * has gone. */
+	struct bridge b = strict_bridge(route_of(state), NULL);
+	struct flow *flow;
+	int client, upstream;
+
+	bridge_pair(&b, &client, &upstream);
+	flow = flow_send(client, 1, ENDLESS, 0);
+	traffic_expect_stream(upstream, 1, SOME);
+	traffic_reset(upstream);
+	expect_cut_off(flow);
+	bridge_expect_service(&b);
+}
+
+static void
+test_no_resources(void **state)
+{
+	/* Broken: a connection that can't be served for want of descriptors
+	 * seems to end well; or leaks; or nobody learns why. */
+	struct bridge b = {.client_is_tcp = true,
+	    .listen_port = network_tcp_port(),
+	    .vsock_port = network_vsock_port()};
+	/* Standard streams, the listener, one that accept(2) has in reserve,
+	 * two sockets; no pipe. */
+	const struct program_limit limit = {RLIMIT_NOFILE, {7, 7}};
+	int client, upstream;
+
+	(void)state;
+	b.first = b.last = program_start(&(struct program_options){.side = HOST,
+	    .name = "ip-to-vsock",
+	    .args = ARGS("-i", harness_text("127.0.0.1:%u", b.listen_port),
+		"-v", harness_text("1:%u", b.vsock_port), "--copy", "splice",
+		"--max-connections", "9"),
+	    .limits = &limit,
+	    .limit_count = 1});
+	program_wait_log(b.first, " msg=listening ", 1);
+	b.listener = network_vsock_listen(b.vsock_port);
+	for (unsigned i = 1; i <= 3; i++) {
+		bridge_pair(&b, &client, &upstream);
+		assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
+		traffic_expect_end(upstream);
+		strict_expect_end(b.first, i, "no-resources", TOO_MANY);
+	}
+	assert_int_equal(program_wait_descriptors(b.first, 4), 4);
+	assert_int_equal(program_wait_threads(b.first, 1), 1);
+}
+
+static void
+test_stop_and_continue(void **state)
+{
+	/* Broken: connections break when the program is stopped and continued,
+	 * as a debugger or a snapshot does (EINTR). */
+	for (size_t i = 0; i < COUNT(modes); i++) {
+		struct bridge b =
+		    strict_bridge(route_of(state), ARGS("--copy", modes[i]));
+		int client, upstream;
+
+		bridge_pair(&b, &client, &upstream);
+		for (int j = 0; j < 5; j++) {
+			traffic_echo(client, upstream);
+			strict_stop(b.first);
+			traffic_send(client, "stopped", 7);
+			assert_false(traffic_readable(upstream, 20));
+			strict_continue(b.first);
+			traffic_expect(upstream, "stopped", 7);
+		}
+		bridge_expect_service(&b);
+		program_stop_all();
+		network_reset();
+	}
+}
+
+/* Starts ip-to-vsock through a shell that redirects its streams. */
+static struct bridge
+start_redirected(const char *redirections)
+{
+	struct bridge b = {.client_is_tcp = true,
+	    .listen_port = network_tcp_port(),
+	    .vsock_port = network_vsock_port()};
+
+	b.first = b.last = program_start_args(HOST, "sh", "-c",
+	    harness_text("exec '%s' -i 127.0.0.1:%u -v 1:%u --log-level debug "
+			 "%s",
+		program_path("ip-to-vsock"), b.listen_port, b.vsock_port,
+		redirections),
+	    NULL);
+	program_wait_tcp(b.first, b.listen_port);
+	b.listener = network_vsock_listen(b.vsock_port);
+	return b;
+}
+
+/* Several connections that come and go while one lasts. */
+static void
+expect_undisturbed(const struct bridge *b)
+{
+	int client, upstream;
+
+	bridge_pair(b, &client, &upstream);
+	for (int i = 0; i < 5; i++) {
+		traffic_echo(client, upstream);
+		bridge_expect_service(b);
+	}
+	close(client);
+	traffic_expect_eof(upstream);
+	close(upstream);
+	bridge_expect_service(b);
+}
+
+static void
+test_streams_closed(void **state)
+{
+	/* Broken: log lines end up in a connection that got the descriptor of
+	 * a closed standard stream; or the program ends. */
+	struct bridge b = start_redirected(*state);
+
+	expect_undisturbed(&b);
+}
+
+static void
+test_log_reader_gone(void **state)
+{
+	/* Broken: the program ends when the reader of its log does (SIGPIPE).
+	 */
+	struct bridge b = {.client_is_tcp = true,
+	    .listen_port = network_tcp_port(),
+	    .vsock_port = network_vsock_port()};
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	b.first = b.last = program_start(&(struct program_options){.side = HOST,
+	    .name = "ip-to-vsock",
+	    .args = ARGS("-i", harness_text("127.0.0.1:%u", b.listen_port),
+		"-v", harness_text("1:%u", b.vsock_port)),
+	    .stderr_fd = ends[1]});
+	close(ends[1]);
+	program_wait_tcp(b.first, b.listen_port);
+	close(ends[0]);
+	b.listener = network_vsock_listen(b.vsock_port);
+	expect_undisturbed(&b);
+}
+
+int
+strict_end_run(void)
+{
+	static char no_stderr[] = "2>&-";
+	static char no_streams[] = "<&- >&- 2>&-";
+	static char full[] = "2>/dev/full";
+	const struct CMUnitTest tests[] = {
+	    STRICT_EACH_PROGRAM(test_half_close),
+	    STRICT_EACH_PROGRAM(test_both_ways),
+	    STRICT_EACH_PROGRAM(test_client_vanishes),
+	    STRICT_EACH_PROGRAM(test_upstream_vanishes),
+	    STRICT_EACH_PROGRAM(test_reset),
+	    TEST(test_reset_for_an_answer),
+	    TEST_WITH(test_reset_while_writer_waits, "client", IP_TO_VSOCK),
+	    TEST_WITH(test_reset_while_writer_waits, "upstream", VSOCK_TO_IP),
+	    TEST_WITH(test_reset_after_half_close, "client", IP_TO_VSOCK),
+	    TEST_WITH(test_reset_after_half_close, "upstream", VSOCK_TO_IP),
+	    TEST_WITH(test_chain_reset, "chain-fixed", CHAIN_FIXED),
+	    TEST_WITH(test_chain_reset, "chain-transparent", CHAIN_TRANSPARENT),
+	    TEST_WITH(test_chain_reset, "chain-port", CHAIN_PORT),
+	    TEST_WITH(test_chain_cut_off, "chain-fixed", CHAIN_FIXED),
+	    TEST_WITH(
+		test_chain_cut_off, "chain-transparent", CHAIN_TRANSPARENT),
+	    TEST(test_no_resources),
+	    TEST_WITH(test_stop_and_continue, "ip-to-vsock", IP_TO_VSOCK),
+	    TEST_WITH(test_stop_and_continue, "vsock-to-ip", VSOCK_TO_IP),
+	    TEST_WITH(test_streams_closed, "stderr", no_stderr),
+	    TEST_WITH(test_streams_closed, "all", no_streams),
+	    TEST_WITH(test_streams_closed, "full", full),
+	    TEST(test_log_reader_gone),
+	};
+
+	return cmocka_run_group_tests_name("strict: end", tests, NULL, NULL);
+}
