@@ -113,9 +113,9 @@ host_port_parse(const char *text, struct host_port *host_port)
 struct address
 address_ipv4(const uint8_t bytes[4], uint16_t port)
 {
-	struct address address = {.length = sizeof(address.in)};
+	struct address address = {
+	    .in = {.sin_family = AF_INET}, .length = sizeof(address.in)};
 
-	address.in.sin_family = AF_INET;
 	address.in.sin_port = htons(port);
 	memcpy(&address.in.sin_addr, bytes, 4);
 	return address;
@@ -124,9 +124,9 @@ address_ipv4(const uint8_t bytes[4], uint16_t port)
 struct address
 address_ipv6(const uint8_t bytes[16], uint16_t port)
 {
-	struct address address = {.length = sizeof(address.in6)};
+	struct address address = {
+	    .in6 = {.sin6_family = AF_INET6}, .length = sizeof(address.in6)};
 
-	address.in6.sin6_family = AF_INET6;
 	address.in6.sin6_port = htons(port);
 	memcpy(&address.in6.sin6_addr, bytes, 16);
 	return address;
@@ -135,12 +135,9 @@ address_ipv6(const uint8_t bytes[16], uint16_t port)
 struct address
 address_vsock(uint32_t cid, uint32_t port)
 {
-	struct address address = {.length = sizeof(address.vm)};
-
-	address.vm.svm_family = AF_VSOCK;
-	address.vm.svm_cid = cid;
-	address.vm.svm_port = port;
-	return address;
+	return (struct address){
+	    .vm = {.svm_family = AF_VSOCK, .svm_cid = cid, .svm_port = port},
+	    .length = sizeof(struct sockaddr_vm)};
 }
 
 uint32_t
@@ -192,7 +189,6 @@ address_format(const struct address *address, char *text, size_t size)
 	case AF_VSOCK:
 		(void)snprintf(text, size, "%u:%u", address->vm.svm_cid, port);
 		break;
-	default:
-		(void)snprintf(text, size, "-");
+	default: (void)snprintf(text, size, "-");
 	}
 }

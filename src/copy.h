@@ -6,11 +6,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum copy_mode {
-	COPY_AUTO,
-	COPY_SPLICE,
-	COPY_BUFFER
-};
+enum copy_mode { COPY_AUTO, COPY_SPLICE, COPY_BUFFER };
 
 /* Where a direction ended. */
 enum copy_end {

@@ -4,12 +4,7 @@
 #ifndef LOG_H
 #define LOG_H
 
-enum log_level {
-	LEVEL_ERROR,
-	LEVEL_WARN,
-	LEVEL_INFO,
-	LEVEL_DEBUG
-};
+enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG };
 
 /* Sets the program's name (kept, not copied) and the least severe level. */
 void log_open(const char *program, enum log_level threshold);

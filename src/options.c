@@ -2,7 +2,6 @@
 /* getopt_long(3) would accept abbreviations and repeated options; this parser
  * is strict, and its texts are like those that users of the original know. */
 #include "options.h"
-
 #include "copy.h"
 #include "log.h"
 
@@ -154,12 +153,9 @@ parse_value(const struct option *o, const char *value)
 		valid = address_parse_number(value, 1, NUMBER_MAX, &number);
 		*o->to.number = (unsigned)number;
 		return valid;
-	case OPTION_LEVEL:
-		return parse_word(level_words, value, o->to.number);
-	case OPTION_COPY:
-		return parse_word(copy_words, value, o->to.number);
-	default:
-		return false;
+	case OPTION_LEVEL: return parse_word(level_words, value, o->to.number);
+	case OPTION_COPY: return parse_word(copy_words, value, o->to.number);
+	default: return false;
 	}
 }
 

@@ -2,7 +2,6 @@
 /* The reader trusts nothing: a sender may stop, dribble or send noise, and
  * what follows the preamble belongs to the connection. */
 #include "preamble.h"
-
 #include "clock.h"
 
 #include <errno.h>

@@ -3,7 +3,6 @@
  * is recorded before anybody is woken, and an end-of-file is passed on only
  * after a look at that record. */
 #include "relay.h"
-
 #include "stream.h"
 
 #include <errno.h>
@@ -94,9 +93,7 @@ run_direction(void *argument)
 	struct direction *d = argument;
 
 	switch (copy_run(d->from, d->to, d->relay->mode, &d->moved)) {
-	case COPY_EOF:
-		pass_on_eof(d);
-		break;
+	case COPY_EOF: pass_on_eof(d); break;
 	case COPY_READ_FAILED:
 		/* Linux 4.14 says so at the end of a vsock stream. After a TCP
 		 * reset it means that the error was reported elsewhere. */
@@ -105,9 +102,7 @@ run_direction(void *argument)
 		else
 			fail(d->relay, d->from_error, errno);
 		break;
-	case COPY_WRITE_FAILED:
-		fail(d->relay, d->to_error, errno);
-		break;
+	case COPY_WRITE_FAILED: fail(d->relay, d->to_error, errno); break;
 	case COPY_NO_RESOURCES:
 		fail(d->relay, RELAY_NO_RESOURCES, errno);
 		break;

@@ -3,7 +3,6 @@
  * connection's thread. The limit on connections is taken before accept(2), so
  * that the excess waits in the kernel's backlog. */
 #include "server.h"
-
 #include "clock.h"
 #include "log.h"
 #include "relay.h"

@@ -223,16 +223,12 @@ stream_reason(int family, int error)
 		switch (error) {
 		case ECONNRESET:
 			return "nobody listens there, or the backlog is full";
-		case ENODEV:
-			return "no such CID here";
-		case ETIMEDOUT:
-			return "no answer";
-		case EAFNOSUPPORT:
-			return "this kernel has no vsock";
+		case ENODEV: return "no such CID here";
+		case ETIMEDOUT: return "no answer";
+		case EAFNOSUPPORT: return "this kernel has no vsock";
 		case EADDRNOTAVAIL:
 			return "not a CID of this machine (any is all of them)";
-		default:
-			break;
+		default: break;
 		}
 	}
 	/* Thread-safe with glibc and musl: constant strings for all errnos. */

@@ -25,14 +25,10 @@ static const char *
 preamble_reason(int error)
 {
 	switch (error) {
-	case ETIMEDOUT:
-		return "no whole preamble came in time";
-	case ENODATA:
-		return "the client ended before its preamble was whole";
-	case EDESTADDRREQ:
-		return "the preamble names port 0";
-	default:
-		return stream_reason(AF_UNSPEC, error);
+	case ETIMEDOUT: return "no whole preamble came in time";
+	case ENODATA: return "the client ended before its preamble was whole";
+	case EDESTADDRREQ: return "the preamble names port 0";
+	default: return stream_reason(AF_UNSPEC, error);
 	}
 }
 

@@ -192,21 +192,59 @@ test_reset_for_an_answer(void **state)
 	strict_expect_end(b.first, 2, "upstream-error", RESET);
 }
 
+/* The end of a bridge of one program that is on TCP, and the other. */
+static void
+sort_ends(
+    const struct bridge *b, int client, int upstream, int *tcp, int *vsock)
+{
+	*tcp = b->client_is_tcp ? client : upstream;
+	*vsock = b->client_is_tcp ? upstream : client;
+}
+
+/* Waits until the reset of the TCP end is in the log. */
+static void
+expect_tcp_failed(const struct bridge *b)
+{
+	strict_expect_end(b->first, strict_first(b),
+	    b->client_is_tcp ? "client-error" : "upstream-error", GONE);
+}
+
 static void
 test_reset_while_writer_waits(void **state)
 {
 	/* Broken: a TCP end that was reset keeps its connection's descriptors
 	 * and threads as long as the other end doesn't read. */
+	for (size_t i = 0; i < COUNT(modes); i++) {
+		struct bridge b =
+		    strict_bridge(route_of(state), ARGS("--copy", modes[i]));
+		int client, upstream, tcp, vsock;
+
+		bridge_pair(&b, &client, &upstream);
+		sort_ends(&b, client, upstream, &tcp, &vsock);
+		strict_fill(tcp);
+		traffic_reset(tcp);
+		expect_tcp_failed(&b);
+		/* What is queued, then an end. */
+		traffic_wait_end(vsock, NULL);
+		bridge_expect_service(&b);
+		program_stop_all();
+	}
+}
+
+static void
+test_reset_while_both_wait(void **state)
+{
+	/* Broken: the same, when both directions are stuck. */
 	struct bridge b = strict_bridge(route_of(state), NULL);
-	int client, upstream;
+	int client, upstream, tcp, vsock;
 
 	bridge_pair(&b, &client, &upstream);
-	strict_fill(b.client_is_tcp ? client : upstream);
-	traffic_reset(b.client_is_tcp ? client : upstream);
-	strict_expect_end(b.first, strict_first(&b),
-	    b.client_is_tcp ? "client-error" : "upstream-error", GONE);
-	/* What is queued, then an end. */
-	traffic_wait_end(b.client_is_tcp ? upstream : client, NULL);
+	sort_ends(&b, client, upstream, &tcp, &vsock);
+	strict_fill(tcp);
+	strict_fill(vsock);
+	traffic_reset(tcp);
+	expect_tcp_failed(&b);
+	traffic_wait_end(vsock, NULL);
 	bridge_expect_service(&b);
 }
 
@@ -215,20 +253,22 @@ test_reset_after_half_close(void **state)
 {
 	/* Broken: a TCP end that has sent all and dies before the answer comes
 	 * keeps its connection's descriptors and threads. */
-	struct bridge b = strict_bridge(route_of(state), NULL);
-	int client, upstream, tcp, vsock;
+	for (size_t i = 0; i < COUNT(modes); i++) {
+		struct bridge b =
+		    strict_bridge(route_of(state), ARGS("--copy", modes[i]));
+		int client, upstream, tcp, vsock;
 
-	bridge_pair(&b, &client, &upstream);
-	tcp = b.client_is_tcp ? client : upstream;
-	vsock = b.client_is_tcp ? upstream : client;
-	traffic_send_stream(tcp, 1, SOME);
-	traffic_half_close(tcp);
-	traffic_expect_stream(vsock, 1, SOME);
-	traffic_expect_eof(vsock);
-	traffic_reset(tcp);
-	strict_expect_end(b.first, strict_first(&b),
-	    b.client_is_tcp ? "client-error" : "upstream-error", GONE);
-	bridge_expect_service(&b);
+		bridge_pair(&b, &client, &upstream);
+		sort_ends(&b, client, upstream, &tcp, &vsock);
+		traffic_send_stream(tcp, 1, SOME);
+		traffic_half_close(tcp);
+		traffic_expect_stream(vsock, 1, SOME);
+		traffic_expect_eof(vsock);
+		traffic_reset(tcp);
+		expect_tcp_failed(&b);
+		bridge_expect_service(&b);
+		program_stop_all();
+	}
 }
 
 static void
@@ -411,6 +451,8 @@ strict_end_run(void)
 	    TEST(test_reset_for_an_answer),
 	    TEST_WITH(test_reset_while_writer_waits, "client", IP_TO_VSOCK),
 	    TEST_WITH(test_reset_while_writer_waits, "upstream", VSOCK_TO_IP),
+	    TEST_WITH(test_reset_while_both_wait, "client", IP_TO_VSOCK),
+	    TEST_WITH(test_reset_while_both_wait, "upstream", VSOCK_TO_IP),
 	    TEST_WITH(test_reset_after_half_close, "client", IP_TO_VSOCK),
 	    TEST_WITH(test_reset_after_half_close, "upstream", VSOCK_TO_IP),
 	    TEST_WITH(test_chain_reset, "chain-fixed", CHAIN_FIXED),

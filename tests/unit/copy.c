@@ -539,6 +539,50 @@ test_write_fails(void **state)
 	}
 }
 
+static void
+test_target_resets(void **state)
+{
+	/* Fails if a target that is gone isn't noticed before there is
+	 * something to write to it, which may be never. */
+	static const enum copy_mode modes[] = {COPY_SPLICE, COPY_BUFFER};
+
+	(void)state;
+	for (size_t i = 0; i < 2 * LENGTH(modes); i++) {
+		int error = 0;
+		socklen_t length = sizeof(error);
+
+		prepare(modes[i / 2]);
+		reset_peer(&copy.to);
+		assert_true(wait_for(copy.to.ours, 0));
+		if (i % 2 == 1) /* somebody else was told of it */
+			assert_int_equal(getsockopt(copy.to.ours, SOL_SOCKET,
+					     SO_ERROR, &error, &length),
+			    0);
+		start();
+		end();
+		assert_int_equal(copy.end, COPY_WRITE_FAILED);
+		assert_int_equal(copy.error, ECONNRESET);
+		assert_int_equal(copy.moved, 0);
+		finish();
+	}
+}
+
+static void
+test_target_ends(void **state)
+{
+	/* Fails if a target that has said all, but still listens, counts as
+	 * gone. */
+	static const enum copy_mode modes[] = {COPY_SPLICE, COPY_BUFFER};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		prepare(modes[i]);
+		assert_int_equal(shutdown(copy.to.peer, SHUT_WR), 0);
+		pass_noise(100000);
+		finish();
+	}
+}
+
 /* Runs a scripted copy of 10,000 bytes to its end. */
 static void
 run_to_end(void)
@@ -764,6 +808,8 @@ main(void)
 	    cmocka_unit_test(test_cannot_splice_to),
 	    cmocka_unit_test(test_read_fails),
 	    cmocka_unit_test(test_write_fails),
+	    cmocka_unit_test(test_target_resets),
+	    cmocka_unit_test(test_target_ends),
 	    cmocka_unit_test(test_errors_classified),
 	    cmocka_unit_test(test_errors_after_fallback),
 	    cmocka_unit_test(test_splice_writes_nothing),

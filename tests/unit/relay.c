@@ -40,8 +40,7 @@ static struct {
 	bool read_is_late;       /* after an error of the socket */
 	int stolen_fd;           /* its error goes to the thread that writes */
 	sem_t stolen, ended;     /* and after that, its reader sees the end */
-	bool
-	    writers_blind; /* who waits for input misses a reset of the other */
+	bool blind;              /* a reset of the target goes unnoticed */
 } faults;
 static _Atomic int reads_left, pipes;
 /* Threads inside of calls that wait on a descriptor, but for poll(2). */
@@ -113,7 +112,7 @@ __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-	if (faults.writers_blind && count == 2)
+	if (faults.blind && count == 2)
 		fds[--count].revents = 0;
 	return __real_poll(fds, count, timeout);
 }
@@ -537,10 +536,11 @@ check_gone_after_request(const struct side *side)
 	half_close(side->pair->peer);
 	assert_end(side->opposite->peer);
 	reset_peer(side->pair);
-	/* Nobody reads from that side any more: the next write finds out. */
-	do
+	/* Nobody reads from that side any more. If nothing else tells, the
+	 * next write does. */
+	do {
 		error = write_all(side->opposite->peer, "x", 1);
-	while (error == 0);
+	} while (error == 0);
 	assert_true(error == ECONNRESET || error == EPIPE);
 	job_end(&relay.job);
 	assert_int_equal(relay.result.end, side->error);
@@ -549,11 +549,33 @@ check_gone_after_request(const struct side *side)
 }
 
 static void
+check_gone_unnoticed(const struct side *side)
+{
+	faults.blind = true;
+	check_gone_after_request(side);
+}
+
+static void
+check_gone_noticed(const struct side *side)
+{
+	start();
+	assert_passes(side->pair->peer, side->opposite->peer, "request");
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	reset_peer(side->pair);
+	assert_true(wait_for(side->opposite->peer, 0));
+	assert_ends(side->error, ECONNRESET);
+}
+
+static void
 test_gone_after_request(void **state)
 {
-	/* Fails if a side that asks and runs keeps the other one writing. */
+	/* Fails if a side that asks and runs keeps the other one writing, or
+	 * thinking of an answer. */
 	(void)state;
 	for_each(check_gone_after_request);
+	for_each(check_gone_unnoticed);
+	for_each(check_gone_noticed);
 }
 
 static void
@@ -592,7 +614,7 @@ static void
 check_blocked_writer_busy(const struct side *side)
 {
 	faults.busy_while_waiting = true;
-	faults.writers_blind = true;
+	faults.blind = true;
 	start();
 	fill_connection(side->pair->peer);
 	reset_peer(side->pair);
@@ -645,7 +667,7 @@ check_error_stolen(const struct side *side)
 	assert_int_equal(sem_init(&faults.stolen, 0, 0), 0);
 	assert_int_equal(sem_init(&faults.ended, 0, 0), 0);
 	faults.stolen_fd = side->pair->ours;
-	faults.writers_blind = true;
+	faults.blind = true;
 	start();
 	reset_peer(side->pair);
 	assert_true(wait_for(side->pair->ours, 0));
