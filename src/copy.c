@@ -83,7 +83,8 @@ wait_for_input(const struct engine *e)
 	    (fds[1].revents & (POLLERR | POLLHUP)) == 0)
 		return false;
 	(void)getsockopt(e->to, SOL_SOCKET, SO_ERROR, &error, &length);
-	errno = error == 0 ? ECONNRESET : error;
+	/* EPIPE: a reset that came after end-of-file. */
+	errno = error == 0 || error == EPIPE ? ECONNRESET : error;
 	return true;
 }
 
