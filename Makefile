@@ -151,7 +151,7 @@ check-unit: $(UNIT_FILES)
 
 check-integration: $(INTEGRATION_FILE) $(O)/tests/loopback all
 	@tools/setup check
-	@$(RUN) --add $(INTEGRATION_FILE) --env GROUP=$(GROUP) \
+	@$(RUN) --timeout 1200 --add $(INTEGRATION_FILE) --env GROUP=$(GROUP) \
 		--env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
 		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
 		$(abspath $(INTEGRATION_FILE))

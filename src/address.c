@@ -77,8 +77,7 @@ is_name_or_ipv4(const char *host)
 		end--;
 	for (label = end; label > 0 && host[label - 1] != '.';)
 		label--;
-	/* No top-level domain is a number, but resolvers take such a host for
-	 * an address: inet_aton(3). */
+	/* No domain, but what resolvers take for an address: inet_aton(3). */
 	if (label + strspn(host + label, DIGITS) < end &&
 	    strncasecmp(host + label, "0x", 2) != 0)
 		return true;

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Addresses: parsing what a user writes, formatting what a log says. No I/O. */
-#ifndef ADDRESS_H
-#define ADDRESS_H
-
+#pragma once
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -61,8 +59,5 @@ void address_unmap(struct address *address);
 /* Whether both name the same IP address and port (scope ids aside). */
 bool address_equal(const struct address *a, const struct address *b);
 
-/* Writes a.b.c.d:PORT, [IPv6]:PORT or CID:PORT, "-" for no address.
- * size: ADDRESS_TEXT_SIZE. */
+/* Writes IPv4:PORT, [IPv6]:PORT, CID:PORT or "-". size: ADDRESS_TEXT_SIZE. */
 void address_format(const struct address *address, char *text, size_t size);
-
-#endif

@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Time for deadlines and durations. */
-#ifndef CLOCK_H
-#define CLOCK_H
-
+/* Time for deadlines and durations: milliseconds of CLOCK_MONOTONIC. */
+#pragma once
 #include <stdint.h>
 #include <time.h>
 
-/* Milliseconds of CLOCK_MONOTONIC. */
 static inline uint64_t
 clock_ms(void)
 {
@@ -15,5 +12,3 @@ clock_ms(void)
 	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* can't fail */
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
-
-#endif

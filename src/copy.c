@@ -15,8 +15,7 @@
 
 /* A default pipe's capacity, and the most that is read at once. */
 #define READ_MAX 65536
-/* The most that is handed to a socket in one call: some hypervisors corrupt
- * vsock packets of more than 32 KiB. */
+/* The most sent at once: some hypervisors corrupt larger vsock packets. */
 #define WRITE_MAX 32768
 
 struct engine {
@@ -77,8 +76,7 @@ wait_for_input(const struct engine *e)
 	int error = 0;
 	socklen_t length = sizeof(error);
 
-	/* Should poll fail, reading waits. `to` isn't shut down as yet, so it
-	 * hangs up only by a reset. */
+	/* Not shut down as yet, `to` hangs up only by a reset. */
 	if (poll(fds, 2, -1) <= 0 ||
 	    (fds[1].revents & (POLLERR | POLLHUP)) == 0)
 		return false;

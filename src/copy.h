@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine: moves the bytes of one direction from one socket to another. */
-#ifndef COPY_H
-#define COPY_H
-
+#pragma once
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -16,9 +14,8 @@ enum copy_end {
 	COPY_NO_RESOURCES, /* errno of pipe2(2) or mmap(2) */
 };
 
-/* What COPY_AUTO means on this kernel: COPY_SPLICE, or COPY_BUFFER where
- * splice(2) can't read from vsock (Linux before 5.1). Other modes are
- * returned as they are. */
+/* What a mode means on this kernel: COPY_AUTO is COPY_SPLICE, or COPY_BUFFER
+ * where splice(2) can't read from vsock (Linux before 5.1). */
 enum copy_mode copy_choose(enum copy_mode mode);
 
 /* Copies from one blocking stream socket to another until end-of-file or an
@@ -27,5 +24,3 @@ enum copy_mode copy_choose(enum copy_mode mode);
  * threads may read it at any time. On failure errno is set. */
 enum copy_end
 copy_run(int from, int to, enum copy_mode mode, _Atomic uint64_t *moved);
-
-#endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listens on TCP for redirected connections; every one goes to a fixed vsock
- * address, where its original destination is sent ahead of the data. */
+/* Carries redirected TCP connections, after their target, to a vsock address.
+ */
 #include "options.h"
 #include "preamble.h"
 #include "server.h"

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Lines are formatted on the stack: a stdio stream would lock, buffer, and
- * split a line into several writes. */
+/* Formats on the stack: a stdio stream would split a line into many writes. */
 #include "log.h"
 
 #include <errno.h>

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log: logfmt on standard error, one write(2) a line, so that lines of
  * different threads never mix. Thread-safe after log_open(); never fails. */
-#ifndef LOG_H
-#define LOG_H
-
+#pragma once
 enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG };
 
 /* Sets the program's name (kept, not copied) and the least severe level. */
@@ -11,9 +9,6 @@ void log_open(const char *program, enum log_level threshold);
 
 /* Writes a line, unless its level is below the threshold: ts=, level=, prog=
  * and then the format (printf(3)), which starts with msg=. A value that may
- * hold a space stands in quotes in the format; none may hold a quote. A line
- * of more than 1,023 bytes is cut. */
+ * hold a space is quoted there; none holds quotes. Cut after 1,023 bytes. */
 __attribute__((format(printf, 2, 3))) void
 log_line(enum log_level level, const char *format, ...);
-
-#endif

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The command line: a table for each program, from which both parsing and
  * --help are made, and the options that all programs share. */
-#ifndef OPTIONS_H
-#define OPTIONS_H
-
+#pragma once
 #include "settings.h"
 
 enum option_type {
@@ -40,5 +38,3 @@ struct option {
  * line that names the value and what was expected, exit status 2. */
 void options_parse(const char *program, const struct option *table, int argc,
     char *const argv[]);
-
-#endif

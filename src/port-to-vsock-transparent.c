@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listens on TCP for redirected connections; every one goes to a fixed CID, to
- * the port that it was meant for. */
+/* Carries redirected TCP connections to a CID, to the port they were for. */
 #include "log.h"
 #include "options.h"
 #include "server.h"

@@ -6,9 +6,7 @@
  * 04 03 02 01), the port as a little-endian 16-bit number (443 is bb 01).
  * IPv6, 22 bytes: ff ff ff ff, the port as above, the address's 16 bytes in
  * network order. 255.255.255.255 is never a TCP destination. */
-#ifndef PREAMBLE_H
-#define PREAMBLE_H
-
+#pragma once
 #include "address.h"
 
 #define PREAMBLE_SIZE_IPV4 6
@@ -28,10 +26,7 @@ struct address preamble_decode(const uint8_t *bytes);
  * errno of send(2); EIO: the kernel took only a part. */
 int preamble_send(int fd, const struct address *target);
 
-/* Reads a preamble and not one byte more, however it is cut into packets, for
- * at most timeout_ms milliseconds in all. Returns 0, or -1 with errno of
- * poll(2) or recv(2); ETIMEDOUT: the time is over; ENODATA: the sender ended
- * first; EDESTADDRREQ: it names port 0. */
+/* Reads a preamble and not one byte more, however it is cut, for at most
+ * timeout_ms milliseconds in all. Returns 0, or -1 with errno of recv(2);
+ * ETIMEDOUT; ENODATA: the sender ended first; EDESTADDRREQ: it names port 0. */
 int preamble_receive(int fd, unsigned timeout_ms, struct address *target);
-
-#endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two threads share two sockets. Only this order matters: the first failure
- * is recorded before anybody is woken, and an end-of-file is passed on only
- * after a look at that record. */
+/* Two threads share two sockets. The first failure is recorded before anybody
+ * is woken; an end-of-file is passed on only after a look at that record. */
 #include "relay.h"
 #include "stream.h"
 
@@ -28,8 +27,7 @@ struct relay {
 	int error;
 };
 
-/* Records a failure, if it is the first; end RELAY_EOF only asks. Returns
- * whether there is one. */
+/* Records the first failure, or asks (RELAY_EOF). Returns if there is one. */
 static bool
 fail(struct relay *relay, enum relay_end end, int error)
 {

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Both directions of one connection: half-close, and the abort that keeps
- * cut-off data from looking complete. */
-#ifndef RELAY_H
-#define RELAY_H
-
+/* Both directions of a connection: half-close, and abort, which must show. */
+#pragma once
 #include "copy.h"
 
 /* How a connection ended. */
@@ -27,5 +24,3 @@ struct relay_result {
  * direction goes on without a time limit. Any error ends both directions and
  * resets both sockets (stream_reset()). The descriptors stay open. */
 struct relay_result relay_run(int client, int upstream, enum copy_mode mode);
-
-#endif

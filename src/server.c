@@ -27,10 +27,7 @@
 #define STACK_SIZE 262144
 #define DESCRIPTORS_PER_CONNECTION 6 /* two sockets, two pipes */
 #define THREADS_PER_CONNECTION 2
-/* Fewer connections, for what the process needs itself. */
-#define RESERVED 10
-#define BACK_OFF_FIRST_MS 5
-#define BACK_OFF_LAST_MS 1000
+#define RESERVED 10 /* connections fewer, for what the process itself needs */
 
 static sem_t slots; /* free places for connections */
 static enum copy_mode copy_mode;
@@ -91,7 +88,6 @@ run_connection(void *argument)
 
 	pthread_detach(pthread_self());
 	upstream = c->dial(c);
-
 	if (upstream == -1) {
 		stream_reset(c->client); /* an end would look like an answer */
 	} else {
@@ -152,9 +148,7 @@ serve_client(int fd, const struct address *peer, dial_function *dial)
 static void
 back_off(unsigned *delay_ms)
 {
-	*delay_ms = *delay_ms == 0 ? BACK_OFF_FIRST_MS : *delay_ms * 2;
-	if (*delay_ms > BACK_OFF_LAST_MS)
-		*delay_ms = BACK_OFF_LAST_MS;
+	*delay_ms = *delay_ms == 0 ? 5 : *delay_ms < 500 ? *delay_ms * 2 : 1000;
 	(void)poll(NULL, 0, (int)*delay_ms); /* EINTR: sooner does no harm */
 }
 
@@ -244,7 +238,6 @@ open_listener(char *text, size_t size)
 		    reason, own_cid);
 		exit(1);
 	}
-	/* With the port that was really bound. */
 	if (stream_local_address(fd, &address) == 0)
 		address_format(&address, text, size);
 	return fd;
@@ -270,8 +263,7 @@ raise_limits(void)
 	return most > RESERVED ? (unsigned)most - RESERVED : 1;
 }
 
-/* A standard stream that is closed would be the next socket's number, and the
- * log would go there. */
+/* The next socket would get the number of a closed one, and so the log. */
 static void
 open_standard_streams(void)
 {

@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the five programs share: listen, accept, a thread for each connection,
  * the connection limit, back-off, and one log line for each connection. */
-#ifndef SERVER_H
-#define SERVER_H
-
+#pragma once
 #include "address.h"
 
 struct connection;
-
-/* Gets the upstream for a client: resolves, connects, exchanges preambles. May
- * block; runs in the connection's own thread. Returns the connected socket, or
- * -1 with c->reason set. */
+/* Gets the upstream for a client: may block, in the connection's own thread.
+ * Returns the connected socket, or -1 with c->reason set. */
 typedef int dial_function(struct connection *c);
 
 /* A connection. A dial function reads client and sets what is below it. */
@@ -30,13 +26,9 @@ struct connection {
  * in c->target. Returns 0, or -1 with c->reason and c->end set. */
 int server_target(struct connection *c, struct address *target);
 
-/* For dial functions: connects to a numeric upstream and notes it in
- * c->upstream. Returns as they do. */
+/* For them, too: connects, and notes c->upstream. Returns as they do. */
 int server_connect(struct connection *c, const struct address *upstream);
 
-/* Serves, as the settings say, until the process is ended. upstream: for the
- * log. Exits with status 1, after a line in the log, if it can't listen or
- * accept for good. Call once, from main. */
+/* Serves, as the settings say, until the process is ended; exits 1, after a
+ * log line, if it can't listen or accept for good. upstream: for the log. */
 _Noreturn void server_run(const char *upstream, dial_function *dial);
-
-#endif

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the command line says and all programs share. Set by options_parse()
  * before any thread starts, constant from then on. */
-#ifndef SETTINGS_H
-#define SETTINGS_H
-
+#pragma once
 #include "address.h"
 
 struct settings {
@@ -16,5 +14,3 @@ struct settings {
 };
 
 extern struct settings settings;
-
-#endif

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the kernel's socket families do differently ends here: above, a stream
- * is a descriptor. */
+/* What socket families do differently ends here: a stream is a descriptor. */
 #include "stream.h"
 
 #include <errno.h>
@@ -25,10 +24,10 @@ close_keep_errno(int fd)
 	errno = saved;
 }
 
+/* Only for options whose failure does no harm. */
 static void
 set_option(int fd, int level, int option, int value)
 {
-	/* Only for options whose failure does no harm. */
 	(void)setsockopt(fd, level, option, &value, sizeof(value));
 }
 

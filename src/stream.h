@@ -2,19 +2,16 @@
 /* Stream sockets of any family: listen, connect, options, original
  * destination, reset. Descriptors made here are close-on-exec, blocking, and
  * the caller's to close. Everything is thread-safe. */
-#ifndef STREAM_H
-#define STREAM_H
-
+#pragma once
 #include "address.h"
 
 /* Binds and listens on a TCP or vsock address, with the longest backlog.
  * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2). */
 int stream_listen(const struct address *address);
 
-/* Connects, for at most timeout_ms milliseconds (> 0); for vsock too, where
- * the kernel's own limit is 2 s. A TCP socket gets stream_set_options().
- * Returns the socket, or -1 with errno of socket(2) or connect(2); ETIMEDOUT
- * when the time is over. */
+/* Connects, for at most timeout_ms milliseconds (> 0), vsock included; a TCP
+ * socket gets stream_set_options(). Returns the socket, or -1 with errno of
+ * socket(2) or connect(2); ETIMEDOUT when the time is over. */
 int stream_connect(const struct address *address, unsigned timeout_ms);
 
 /* Resolves HOST:PORT, which may block for as long as the resolver likes, and
@@ -50,5 +47,3 @@ const char *stream_reason(int family, int error);
 /* This machine's own CID: vsock(7), IOCTL_VM_SOCKETS_GET_LOCAL_CID. Returns 0,
  * or -1 with errno of open(2) or ioctl(2) on /dev/vsock. */
 int stream_local_cid(uint32_t *cid);
-
-#endif

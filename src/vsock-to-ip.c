@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listens on vsock; every connection goes to a fixed TCP address. A name is
- * resolved anew for each. */
+/* Carries vsock connections to a TCP address, resolving a name for each. */
 #include "options.h"
 #include "server.h"
 #include "stream.h"

@@ -12,10 +12,12 @@
 #include "stream.h"
 #include "support.h"
 
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 int
@@ -24,6 +26,8 @@ int
 __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+void __real_free(void *memory);
+void __wrap_free(void *memory);
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
@@ -34,6 +38,8 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
     void *(*run)(void *), void *argument);
 int __real_pthread_setattr_default_np(const pthread_attr_t *attributes);
 int __wrap_pthread_setattr_default_np(const pthread_attr_t *attributes);
+int __real_stream_connect(const struct address *address, unsigned timeout_ms);
+int __wrap_stream_connect(const struct address *address, unsigned timeout_ms);
 int __real_stream_listen(const struct address *address);
 int __wrap_stream_listen(const struct address *address);
 int __wrap_stream_local_cid(uint32_t *cid);
@@ -53,6 +59,8 @@ static struct shared {
 	int malloc_errors[MOST_CALLS];
 	_Atomic size_t accepts, creates, mallocs; /* calls */
 	_Atomic int accept_flags;                 /* of all calls */
+	bool without_streams;         /* start with none of the standard ones */
+	_Atomic int standard_sockets; /* among those, at an accept4(2) */
 
 	/* How long it paused after failures, in milliseconds. The clock stands
 	 * still but for that, if it is a false one. */
@@ -63,9 +71,14 @@ static struct shared {
 
 	size_t dial_errors; /* this many dials fail */
 	_Atomic size_t dials;
-	_Atomic int descriptors[MOST_CALLS]; /* in use at each dial */
-	struct rlimit limit;                 /* of descriptors, at a dial */
-	bool ignores_sigpipe;
+	/* In use at the first accept4(2), and at each dial. */
+	_Atomic int first_descriptors, descriptors[MOST_CALLS];
+	_Atomic int connections[MOST_CALLS]; /* that have memory, likewise */
+	/* At the first dial: the limit of descriptors, what SIGPIPE does, how
+	 * the client's socket and the thread are. */
+	struct rlimit limit;
+	bool ignores_sigpipe, is_detached;
+	int no_delay;
 
 	size_t stack_size;         /* that was asked for, for all threads */
 	struct rlimit first_limit; /* of descriptors, before server_run() */
@@ -101,8 +114,17 @@ __wrap_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 
 	if (!is_server)
 		return __real_accept4(fd, address, length, flags);
+	if (shared->accepts == 0)
+		shared->first_descriptors = open_descriptors();
 	error = scripted(shared->accept_errors, &shared->accepts);
 	shared->accept_flags |= flags;
+	shared->standard_sockets = 0;
+	for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++) {
+		struct stat status;
+
+		if (fstat(i, &status) == -1 || S_ISSOCK(status.st_mode))
+			shared->standard_sockets++;
+	}
 	if (error == 0) {
 		waits[0] = (struct pollfd){.fd = fd, .events = POLLIN};
 		waits[1] = (struct pollfd){.fd = stop_fd, .events = POLLIN};
@@ -127,19 +149,42 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 	return 0;
 }
 
+/* The memory of the child's connections. */
+static void *_Atomic memories[MOST_CALLS];
+static _Atomic int connections;
+
+void
+__wrap_free(void *memory)
+{
+	for (size_t i = 0; is_server && memory != NULL && i < MOST_CALLS; i++) {
+		if (memories[i] == memory) {
+			memories[i] = NULL;
+			connections--;
+		}
+	}
+	__real_free(memory);
+}
+
 void *
 __wrap_malloc(size_t size)
 {
+	bool counts = is_server && size == sizeof(struct connection);
 	int error = 0;
+	void *memory;
 
 	/* Only server_run()'s own: where libc is static, all are wrapped. */
-	if (is_server && size == sizeof(struct connection))
+	if (counts)
 		error = scripted(shared->malloc_errors, &shared->mallocs);
 	if (error != 0) {
 		errno = error;
 		return NULL;
 	}
-	return __real_malloc(size);
+	memory = __real_malloc(size);
+	if (counts && shared->mallocs <= MOST_CALLS) {
+		memories[shared->mallocs - 1] = memory;
+		connections++;
+	}
+	return memory;
 }
 
 int
@@ -178,6 +223,16 @@ __wrap_pthread_setattr_default_np(const pthread_attr_t *attributes)
 				: __real_pthread_setattr_default_np(attributes);
 }
 
+static unsigned connect_timeout; /* of the last stream_connect() */
+
+int
+__wrap_stream_connect(const struct address *address, unsigned timeout_ms)
+{
+	if (!is_server)
+		connect_timeout = timeout_ms;
+	return __real_stream_connect(address, timeout_ms);
+}
+
 int
 __wrap_stream_listen(const struct address *address)
 {
@@ -208,22 +263,40 @@ __wrap_stream_original_destination(int fd, struct address *target)
 /* What the test is to the child: its upstream, if it accepts. */
 static struct sockaddr_in upstream_name;
 
+/* Notes how a connection's thread finds the process. */
+static void
+look_around(int client)
+{
+	struct sigaction action;
+	socklen_t length = sizeof(shared->no_delay);
+	pthread_attr_t attributes;
+	int state = -1;
+
+	(void)getrlimit(RLIMIT_NOFILE, &shared->limit);
+	(void)sigaction(SIGPIPE, NULL, &action);
+	shared->ignores_sigpipe = action.sa_handler == SIG_IGN;
+	(void)getsockopt(
+	    client, IPPROTO_TCP, TCP_NODELAY, &shared->no_delay, &length);
+	if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
+		(void)pthread_attr_getdetachstate(&attributes, &state);
+		(void)pthread_attr_destroy(&attributes);
+	}
+	shared->is_detached = state == PTHREAD_CREATE_DETACHED;
+}
+
 static int
 dial(struct connection *c)
 {
 	size_t i = shared->dials++;
-	struct sigaction action;
 	struct address upstream = {
 	    .in = upstream_name, .length = sizeof(upstream_name)};
 
-	if (i < MOST_CALLS)
+	if (i < MOST_CALLS) {
 		shared->descriptors[i] = open_descriptors();
-	if (i == 0) {
-		(void)getrlimit(RLIMIT_NOFILE, &shared->limit);
-		shared->ignores_sigpipe =
-		    sigaction(SIGPIPE, NULL, &action) == 0 &&
-		    action.sa_handler == SIG_IGN;
+		shared->connections[i] = connections;
 	}
+	if (i == 0)
+		look_around(c->client);
 	if (i < shared->dial_errors) {
 		c->reason = "out of luck";
 		return -1;
@@ -269,6 +342,8 @@ be_server(dial_function *function, int log)
 	limit.rlim_cur = 20;
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 	(void)getrlimit(RLIMIT_NOFILE, &shared->first_limit);
+	for (int i = STDIN_FILENO; shared->without_streams && i <= 2; i++)
+		close(i);
 	log_open("unit", level);
 	is_server = true;
 	server_run("some-upstream", function);
@@ -511,6 +586,7 @@ test_serves(void **state)
 	stop_server();
 	assert_int_equal(shared->accept_flags, SOCK_CLOEXEC);
 	assert_true(shared->ignores_sigpipe);
+	assert_int_not_equal(shared->no_delay, 0);
 	assert_int_equal(shared->delayed, 0);
 }
 
@@ -519,13 +595,18 @@ test_nothing_leaks(void **state)
 {
 	/* Fails if the proxy stops serving after some thousand connections. */
 	(void)state;
+	settings.max_connections = 1; /* one after the other */
 	serve(dial);
 	for (unsigned i = 1; i <= 20; i++)
 		assert_serves(i);
 	stop_server();
-	for (size_t i = 1; i < 20; i++)
+	for (size_t i = 0; i < 20; i++) {
+		/* But for the client's. */
 		assert_int_equal(
-		    shared->descriptors[i], shared->descriptors[0]);
+		    shared->descriptors[i], shared->first_descriptors + 1);
+		assert_int_equal(shared->connections[i], 1);
+	}
+	assert_true(shared->is_detached);
 }
 
 #define AT_ONCE 40
@@ -690,6 +771,8 @@ check_no_resources(const char *reason)
 	close(client);
 	assert_serves(2);
 	stop_server();
+	assert_int_equal(shared->descriptors[0], shared->first_descriptors + 1);
+	assert_int_equal(shared->connections[0], 1);
 }
 
 static void
@@ -972,6 +1055,20 @@ test_soft_limit_raised(void **state)
 }
 
 static void
+test_closed_streams(void **state)
+{
+	/* Fails if a proxy that was started without standard error sends its
+	 * log to a client. */
+	(void)state;
+	shared->without_streams = true;
+	shared->standard_sockets = -1;
+	launch(dial);
+	assert_int_equal(write(server.stop, "", 1), 1);
+	assert_exits(1);
+	assert_int_equal(shared->standard_sockets, 0);
+}
+
+static void
 test_small_stacks(void **state)
 {
 	/* Fails if idle connections take the address space of libc's default
@@ -1108,6 +1205,7 @@ test_connect(void **state)
 	assert_true(fd >= 0);
 	assert_string_equal(c.upstream, text);
 	assert_null(c.reason);
+	assert_int_equal(connect_timeout, DEADLINE_S * 1000);
 	close(fd);
 
 	c = some_connection();
@@ -1147,6 +1245,7 @@ main(void)
 	    TEST(test_listening_line),
 	    TEST(test_limits),
 	    TEST(test_soft_limit_raised),
+	    TEST(test_closed_streams),
 	    TEST(test_small_stacks),
 	    TEST(test_cannot_listen),
 	    TEST(test_cannot_listen_vsock),
