@@ -18,12 +18,7 @@
  * redirected. HOST: the targets below are local addresses. BARE: like HOST, but
  * never has NAT rules.
  */
-enum side {
-	ENCLAVE,
-	HOST,
-	BARE,
-	SIDES
-};
+enum side { ENCLAVE, HOST, BARE, SIDES };
 
 /* Where a server of a test can listen in HOST. */
 #define TARGET_IPV4 "198.51.100.7"

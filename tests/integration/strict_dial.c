@@ -278,20 +278,20 @@ test_timeouts_of_connecting_only(void **state)
 	    *state == (void *)VSOCK_TO_IP_TRANSPARENT
 		? ARGS("--connect-timeout=1", "--preamble-timeout=1")
 		: ARGS("--connect-timeout=1"));
+	uint64_t up, down, received;
 	int client, upstream;
-	struct flow *up, *down;
 
 	bridge_pair(&b, &client, &upstream);
-	up = flow_send(client, 1, 8 * MIB, 0);
-	down = flow_send(upstream, 2, 8 * MIB, 0);
-	/* Nobody reads, so both directions are stuck meanwhile. */
-	poll(NULL, 0, 1400);
-	traffic_expect_stream(upstream, 1, 8 * MIB);
-	traffic_expect_stream(client, 2, 8 * MIB);
-	flow_finish(up);
-	flow_finish(down);
-	traffic_expect_eof(client);
-	traffic_expect_eof(upstream);
+	up = strict_fill(client);
+	down = strict_fill(upstream);
+	/* Now both directions are stuck. */
+	poll(NULL, 0, 1300);
+	traffic_half_close(client);
+	traffic_half_close(upstream);
+	assert_int_equal(traffic_wait_end(upstream, &received), TRAFFIC_EOF);
+	assert_int_equal(received, up);
+	assert_int_equal(traffic_wait_end(client, &received), TRAFFIC_EOF);
+	assert_int_equal(received, down);
 	strict_expect_end(b.first, strict_first(&b), "eof", NULL);
 }
 

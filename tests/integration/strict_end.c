@@ -7,6 +7,7 @@
 #include "strict.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -423,7 +424,7 @@ test_log_reader_gone(void **state)
 	int ends[2];
 
 	(void)state;
-	assert_int_equal(pipe(ends), 0);
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
 	b.first = b.last = program_start(&(struct program_options){.side = HOST,
 	    .name = "ip-to-vsock",
 	    .args = ARGS("-i", harness_text("127.0.0.1:%u", b.listen_port),

@@ -17,11 +17,7 @@
 #define VSOCK_ANY 4294967295
 
 /* What occupies the listener's address. */
-enum rival {
-	NOBODY,
-	TCP_RIVAL,
-	VSOCK_RIVAL
-};
+enum rival { NOBODY, TCP_RIVAL, VSOCK_RIVAL };
 
 #define IN_USE "Address already in use|Address in use"
 #define NOT_OURS "Cannot assign requested address|Address not available"

@@ -44,8 +44,7 @@ target_name(const struct bridge *b)
 		return tcp_name(TARGET_IPV4, b->upstream_port);
 	case PORT_TO_VSOCK_TRANSPARENT:
 		return tcp_name(OTHER_IPV4, (uint16_t)b->vsock_port);
-	default:
-		return "-";
+	default: return "-";
 	}
 }
 

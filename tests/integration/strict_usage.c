@@ -187,16 +187,13 @@ add_flag(struct arguments *a, const struct flag *f, const char *v, size_t form)
 		add(a, harness_text("-%c", f->letter));
 		add(a, v);
 		return;
-	case 3:
-		add(a, harness_text("-%c=%s", f->letter, v));
-		return;
+	case 3: add(a, harness_text("-%c=%s", f->letter, v)); return;
 	case 4:
 		if (*v == '\0')
 			break;
 		add(a, harness_text("-%c%s", f->letter, v));
 		return;
-	default:
-		break;
+	default: break;
 	}
 	add(a, harness_text("--%s=%s", f->name, v));
 }
