@@ -103,9 +103,9 @@ WRAPS_copy = mmap munmap pipe2 poll read send socket splice
 WRAPS_log = clock_gettime write
 WRAPS_preamble = poll recv send
 WRAPS_relay = connect pipe2 poll pthread_create read send shutdown splice
-WRAPS_server = accept4 clock_gettime malloc poll pthread_create \
-	pthread_setattr_default_np \
-	stream_listen stream_local_cid stream_original_destination
+WRAPS_server = accept4 clock_gettime free malloc poll pthread_create \
+	pthread_setattr_default_np stream_connect stream_listen \
+	stream_local_cid stream_original_destination
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt ioctl \
 	listen open setsockopt shutdown socket
 INTEGRATION = bridge compat harness main network program strict \
