@@ -9,6 +9,7 @@
 
 CC = cc
 AR = ar
+READELF = readelf
 O = build
 STATIC =
 PREFIX = /usr/local
@@ -68,8 +69,9 @@ $(O)/libproxy.a: $(MODULE_OBJECTS)
 $(PROGRAM_FILES): $(O)/%: $(O)/%.o $(O)/libproxy.a
 	$(CC) -o $@ $< $(O)/libproxy.a $(ALL_LDFLAGS)
 ifneq ($(STATIC),)
-	@if readelf -l $@ | grep -q INTERP; then \
-		echo "$@ is not static: it has an interpreter" >&2; exit 1; fi
+	@case "$$($(READELF) -l $@)" in *INTERP* | '') \
+		echo "$@ is not static: it has an interpreter" >&2; exit 1 ;; \
+	esac
 endif
 
 install: $(PROGRAM_FILES)
@@ -83,6 +85,14 @@ uninstall:
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BINDIR)/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(MANDIR)/man8/%.8) \
 		$(DESTDIR)$(MANDIR)/man7/tcp-proxy.7
+
+# The source as it was committed last: the same bytes from the same commit.
+ARCHIVE = tcp-proxy-$(VERSION)
+dist:
+	@mkdir -p $(O)
+	git -c tar.umask=022 archive --prefix=$(ARCHIVE)/ \
+		-o $(O)/$(ARCHIVE).tar HEAD
+	gzip -9nf $(O)/$(ARCHIVE).tar
 
 clean:
 	rm -rf $(O)
@@ -146,8 +156,9 @@ check:
 	@tools/setup build check
 	@$(MAKE) --no-print-directory check-unit check-integration
 
+# EMULATOR: what runs them, if they are for another processor.
 check-unit: $(UNIT_FILES)
-	@for t in $(UNIT_FILES); do $$t || exit 1; done
+	@for t in $(UNIT_FILES); do $(EMULATOR) $$t || exit 1; done
 
 check-integration: $(INTEGRATION_FILE) $(O)/tests/loopback all
 	@tools/setup check
@@ -155,6 +166,22 @@ check-integration: $(INTEGRATION_FILE) $(O)/tests/loopback all
 		--env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
 		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
 		$(abspath $(INTEGRATION_FILE))
+
+check-musl:
+	@tools/setup build static
+	@tools/check-static $(O)/musl musl-gcc
+
+check-aarch64:
+	@tools/setup build aarch64
+	@tools/check-static $(O)/aarch64 aarch64-linux-gnu-gcc qemu-aarch64
+
+check-reproducible:
+	@tools/setup build static reproducible
+	@tools/check-reproducible
+
+check-nix:
+	@tools/setup build check lint static nix
+	@tools/check-nix $(O)/nix
 
 lint:
 	@tools/setup lint
@@ -165,7 +192,7 @@ demo:
 	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback
 	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
 
-.PHONY: all check check-integration check-unit clean demo install lint \
-	uninstall
+.PHONY: all check check-aarch64 check-integration check-musl check-nix \
+	check-reproducible check-unit clean demo dist install lint uninstall
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
