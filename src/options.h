@@ -2,7 +2,20 @@
 /* The command line: a table for each program, from which both parsing and
  * --help are made, and the options that all programs share. */
 #pragma once
-#include "settings.h"
+#include "address.h"
+
+/* What all programs share. Set before any thread starts, constant from then
+ * on. */
+struct settings {
+	struct host_port listen_host; /* a TCP listener, if text is set */
+	struct address listen_vsock;  /* else a vsock listener */
+	unsigned connect_timeout;     /* seconds */
+	unsigned max_connections;     /* 0: what the limits allow */
+	unsigned log_level;           /* enum log_level */
+	unsigned copy;                /* enum copy_mode */
+};
+
+extern struct settings settings;
 
 enum option_type {
 	OPTION_LISTEN_IP,      /* HOST:PORT, to settings.listen_host */

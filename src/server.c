@@ -5,8 +5,8 @@
 #include "server.h"
 #include "clock.h"
 #include "log.h"
+#include "options.h"
 #include "relay.h"
-#include "settings.h"
 #include "stream.h"
 
 #include <errno.h>

@@ -8,7 +8,7 @@
 
 #include "copy.h"
 #include "log.h"
-#include "settings.h"
+#include "options.h"
 #include "stream.h"
 #include "support.h"
 
