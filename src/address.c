@@ -110,24 +110,19 @@ host_port_parse(const char *text, struct host_port *host_port)
 }
 
 struct address
-address_ipv4(const uint8_t bytes[4], uint16_t port)
+address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port)
 {
+	/* Family and port are at the same place in both. */
 	struct address address = {
-	    .in = {.sin_family = AF_INET}, .length = sizeof(address.in)};
+	    .in6 = {.sin6_family = family, .sin6_port = htons(port)},
+	    .length = sizeof(address.in6)};
 
-	address.in.sin_port = htons(port);
-	memcpy(&address.in.sin_addr, bytes, 4);
-	return address;
-}
-
-struct address
-address_ipv6(const uint8_t bytes[16], uint16_t port)
-{
-	struct address address = {
-	    .in6 = {.sin6_family = AF_INET6}, .length = sizeof(address.in6)};
-
-	address.in6.sin6_port = htons(port);
-	memcpy(&address.in6.sin6_addr, bytes, 16);
+	if (family == AF_INET6) {
+		memcpy(&address.in6.sin6_addr, bytes, 16);
+	} else {
+		address.length = sizeof(address.in);
+		memcpy(&address.in.sin_addr, bytes, 4);
+	}
 	return address;
 }
 
@@ -152,8 +147,9 @@ address_unmap(struct address *address)
 {
 	if (address->any.sa_family == AF_INET6 &&
 	    IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr))
-		*address = address_ipv4(address->in6.sin6_addr.s6_addr + 12,
-		    (uint16_t)address_port(address));
+		*address =
+		    address_ip(AF_INET, address->in6.sin6_addr.s6_addr + 12,
+			(uint16_t)address_port(address));
 }
 
 bool

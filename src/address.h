@@ -45,9 +45,9 @@ bool address_parse_vsock(
  * are the short forms that inet_aton(3) knows. False: it isn't one. */
 bool host_port_parse(const char *text, struct host_port *host_port);
 
-/* Makes an address from raw bytes in network order and a port. */
-struct address address_ipv4(const uint8_t bytes[4], uint16_t port);
-struct address address_ipv6(const uint8_t bytes[16], uint16_t port);
+/* AF_INET: from 4 bytes in network order and a port; AF_INET6: from 16. */
+struct address
+address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port);
 struct address address_vsock(uint32_t cid, uint32_t port);
 
 /* The port in host order: 16 bits for TCP, 32 for vsock. */

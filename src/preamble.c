@@ -52,11 +52,11 @@ preamble_decode(const uint8_t *bytes)
 	uint8_t network[4];
 
 	if (preamble_size(bytes) == PREAMBLE_SIZE_IPV6) {
-		target = address_ipv6(bytes + PREAMBLE_SIZE_IPV4, port);
+		target = address_ip(AF_INET6, bytes + PREAMBLE_SIZE_IPV4, port);
 		address_unmap(&target);
 	} else {
 		reverse(network, bytes);
-		target = address_ipv4(network, port);
+		target = address_ip(AF_INET, network, port);
 	}
 	return target;
 }

@@ -333,7 +333,7 @@ test_made_from_bytes(void **state)
 	static const uint8_t four[4] = {192, 0, 2, 1};
 	static const uint8_t sixteen[16] = {
 	    0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xab, 0xcd};
-	struct address address = address_ipv4(four, 443);
+	struct address address = address_ip(AF_INET, four, 443);
 
 	(void)state;
 	assert_int_equal(address.length, sizeof(struct sockaddr_in));
@@ -342,7 +342,7 @@ test_made_from_bytes(void **state)
 	assert_memory_equal(&address.in.sin_addr, four, sizeof(four));
 	assert_int_equal(address_port(&address), 443);
 
-	address = address_ipv6(sixteen, 65535);
+	address = address_ip(AF_INET6, sixteen, 65535);
 	assert_int_equal(address.length, sizeof(struct sockaddr_in6));
 	assert_int_equal(address.any.sa_family, AF_INET6);
 	assert_int_equal(address.in6.sin6_port, 0xffff);
@@ -379,16 +379,17 @@ test_format(void **state)
 
 	(void)state;
 	memset(full, 0xee, sizeof(full));
-	assert_formats_as(address_ipv4(four, 80), "10.0.0.7:80");
-	assert_formats_as(address_ipv4(none, 0), "0.0.0.0:0");
-	assert_formats_as(address_ipv4(ones, 65535), "255.255.255.255:65535");
-	assert_formats_as(address_ipv6(none, 1), "[::]:1");
+	assert_formats_as(address_ip(AF_INET, four, 80), "10.0.0.7:80");
+	assert_formats_as(address_ip(AF_INET, none, 0), "0.0.0.0:0");
 	assert_formats_as(
-	    address_ipv6(zeros_inside, 8080), "[2001:db8::1:2]:8080");
-	assert_formats_as(address_ipv6(full, 65535),
+	    address_ip(AF_INET, ones, 65535), "255.255.255.255:65535");
+	assert_formats_as(address_ip(AF_INET6, none, 1), "[::]:1");
+	assert_formats_as(
+	    address_ip(AF_INET6, zeros_inside, 8080), "[2001:db8::1:2]:8080");
+	assert_formats_as(address_ip(AF_INET6, full, 65535),
 	    "[eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535");
 	assert_formats_as(
-	    address_ipv6(bytes_of_mapped, 9), "[::ffff:192.0.2.1]:9");
+	    address_ip(AF_INET6, bytes_of_mapped, 9), "[::ffff:192.0.2.1]:9");
 	assert_formats_as(address_vsock(3, 1200), "3:1200");
 	assert_formats_as(
 	    address_vsock(UINT32_MAX, UINT32_MAX), "4294967295:4294967295");
@@ -415,8 +416,8 @@ test_round_trip(void **state)
 		if (i % 3 == 0) /* runs of zeros, which "::" stands for */
 			memset(bytes + bytes[0] % 8, 0, bytes[1] % 9);
 		memcpy(&port, bytes + 16, sizeof(port));
-		address = i % 2 == 0 ? address_ipv4(bytes, port)
-				     : address_ipv6(bytes, port);
+		address = i % 2 == 0 ? address_ip(AF_INET, bytes, port)
+				     : address_ip(AF_INET6, bytes, port);
 		address_format(&address, text, sizeof(text));
 		assert_true(host_port_parse(text, &host_port));
 		assert_int_equal(
@@ -441,7 +442,7 @@ test_unmap(void **state)
 	/* Fails if IPv4 over a dual-stack listener isn't seen as IPv4, or real
 	 * IPv6 is. */
 	uint8_t bytes[16];
-	struct address address = address_ipv6(bytes_of_mapped, 4711);
+	struct address address = address_ip(AF_INET6, bytes_of_mapped, 4711);
 
 	(void)state;
 	address_unmap(&address);
@@ -454,7 +455,7 @@ test_unmap(void **state)
 	for (size_t i = 0; i < 12; i++) {
 		memcpy(bytes, bytes_of_mapped, sizeof(bytes));
 		bytes[i] ^= 1;
-		address = address_ipv6(bytes, 1);
+		address = address_ip(AF_INET6, bytes, 1);
 		address_unmap(&address);
 		assert_int_equal(address.any.sa_family, AF_INET6);
 		assert_int_equal(address.length, sizeof(struct sockaddr_in6));
@@ -472,28 +473,28 @@ test_equal(void **state)
 	 * loop, or if another one is taken for it. */
 	static const uint8_t sixteen[16] = {0xfe, 0x80, 1, 2, 3, 4, 5, 6, 7, 8};
 	static const uint8_t none[16];
-	struct address a = address_ipv4(sixteen, 80), b = a;
+	struct address a = address_ip(AF_INET, sixteen, 80), b = a;
 
 	(void)state;
 	assert_true(address_equal(&a, &b));
-	b = address_ipv4(sixteen, 81);
+	b = address_ip(AF_INET, sixteen, 81);
 	assert_false(address_equal(&a, &b));
 	for (size_t i = 0; i < 4; i++) {
 		b = a;
 		((uint8_t *)&b.in.sin_addr)[i] ^= 0x80;
 		assert_false(address_equal(&a, &b));
 	}
-	b = address_ipv6(sixteen, 80);
+	b = address_ip(AF_INET6, sixteen, 80);
 	assert_false(address_equal(&a, &b));
 	assert_false(address_equal(&b, &a));
 
 	/* What of an address is at the same place in another family is 0. */
-	a = address_ipv4(none, 80);
-	b = address_ipv6(none, 80);
+	a = address_ip(AF_INET, none, 80);
+	b = address_ip(AF_INET6, none, 80);
 	assert_false(address_equal(&a, &b));
 	assert_false(address_equal(&b, &a));
 
-	a = b = address_ipv6(sixteen, 80);
+	a = b = address_ip(AF_INET6, sixteen, 80);
 	assert_true(address_equal(&a, &b));
 	b.in6.sin6_scope_id = 2;
 	b.in6.sin6_flowinfo = htonl(7);

@@ -129,12 +129,12 @@ test_golden_bytes(void **state)
 	/* Fails if old and new ends of a bridge no longer understand another.
 	 */
 	uint8_t bytes[PREAMBLE_SIZE_IPV6];
-	struct address target = address_ipv4(ipv4_bytes, 443);
+	struct address target = address_ip(AF_INET, ipv4_bytes, 443);
 
 	(void)state;
 	assert_int_equal(preamble_encode(&target, bytes), PREAMBLE_SIZE_IPV4);
 	assert_memory_equal(bytes, ipv4_golden, sizeof(ipv4_golden));
-	target = address_ipv6(ipv6_bytes, 8080);
+	target = address_ip(AF_INET6, ipv6_bytes, 8080);
 	assert_int_equal(preamble_encode(&target, bytes), PREAMBLE_SIZE_IPV6);
 	assert_memory_equal(bytes, ipv6_golden, sizeof(ipv6_golden));
 }
@@ -144,7 +144,7 @@ test_mapped_sent_as_ipv4(void **state)
 {
 	/* Fails if an old reader refuses what a dual-stack listener accepts. */
 	uint8_t bytes[PREAMBLE_SIZE_IPV6];
-	struct address target = address_ipv6(mapped_bytes, 443);
+	struct address target = address_ip(AF_INET6, mapped_bytes, 443);
 
 	(void)state;
 	assert_int_equal(preamble_encode(&target, bytes), PREAMBLE_SIZE_IPV4);
@@ -199,8 +199,9 @@ test_all_ports(void **state)
 	(void)state;
 	for (unsigned port = 0; port <= UINT16_MAX; port++) {
 		struct address target =
-		    port % 2 == 0 ? address_ipv4(ipv4_bytes, (uint16_t)port)
-				  : address_ipv6(ipv6_bytes, (uint16_t)port);
+		    port % 2 == 0
+			? address_ip(AF_INET, ipv4_bytes, (uint16_t)port)
+			: address_ip(AF_INET6, ipv6_bytes, (uint16_t)port);
 		struct address decoded;
 
 		(void)preamble_encode(&target, bytes);
@@ -217,8 +218,8 @@ test_send_in_one_piece(void **state)
 	/* Fails if the preamble leaves in more than one packet, or can kill the
 	 * process with SIGPIPE. */
 	struct pair pair = make_pair();
-	const struct address targets[] = {
-	    address_ipv4(ipv4_bytes, 443), address_ipv6(ipv6_bytes, 8080)};
+	const struct address targets[] = {address_ip(AF_INET, ipv4_bytes, 443),
+	    address_ip(AF_INET6, ipv6_bytes, 8080)};
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(goldens); i++) {
@@ -242,7 +243,7 @@ test_send_short(void **state)
 {
 	/* Fails if half a preamble passes for a whole one. */
 	struct pair pair = make_pair();
-	struct address target = address_ipv4(ipv4_bytes, 443);
+	struct address target = address_ip(AF_INET, ipv4_bytes, 443);
 
 	(void)state;
 	wrap_calls(pair.ours);
@@ -258,7 +259,7 @@ test_send_failing(void **state)
 {
 	/* Fails if the log names the wrong reason. */
 	struct pair pair = make_pair();
-	struct address target = address_ipv6(ipv6_bytes, 443);
+	struct address target = address_ip(AF_INET6, ipv6_bytes, 443);
 
 	(void)state;
 	wrap_calls(pair.ours);

@@ -1132,7 +1132,7 @@ test_dual_stack(void **state)
 {
 	/* Fails if an IPv4 client of an IPv6 listener is named in a form that
 	 * no filter of the log knows. */
-	struct address any = address_ipv6((const uint8_t[16]){0}, 0);
+	struct address any = address_ip(AF_INET6, (const uint8_t[16]){0}, 0);
 	int fd = stream_listen(&any);
 
 	(void)state;
@@ -1181,7 +1181,8 @@ test_target(void **state)
 	}
 	c = some_connection();
 	target_error = 0;
-	target_found = address_ipv4((const uint8_t[4]){192, 0, 2, 1}, 443);
+	target_found =
+	    address_ip(AF_INET, (const uint8_t[4]){192, 0, 2, 1}, 443);
 	assert_int_equal(server_target(&c, &target), 0);
 	assert_true(address_equal(&target, &target_found));
 	assert_string_equal(c.target, "192.0.2.1:443");

@@ -275,7 +275,7 @@ loopback(uint16_t port)
 {
 	static const uint8_t bytes[4] = {127, 0, 0, 1};
 
-	return address_ipv4(bytes, port);
+	return address_ip(AF_INET, bytes, port);
 }
 
 static int
@@ -352,7 +352,7 @@ test_listen_fails(void **state)
 	assert_int_equal(stream_listen(&address), -1);
 	assert_int_equal(errno, EADDRINUSE);
 	close(fd);
-	address = address_ipv4(elsewhere, 0);
+	address = address_ip(AF_INET, elsewhere, 0);
 	assert_int_equal(stream_listen(&address), -1);
 	assert_int_equal(errno, EADDRNOTAVAIL);
 	calls.socket_error = EAFNOSUPPORT;
@@ -729,7 +729,7 @@ test_local_address(void **state)
 	assert_int_equal(address.length, sizeof(address.in));
 	assert_int_equal(address_port(&address), ntohs(name.sin_port));
 	close(fd);
-	calls.local = address_ipv6(mapped, 80);
+	calls.local = address_ip(AF_INET6, mapped, 80);
 	assert_int_equal(stream_local_address(0, &address), 0);
 	address_format(&address, text, sizeof(text));
 	assert_string_equal(text, "192.0.2.7:80");
@@ -739,11 +739,13 @@ test_local_address(void **state)
 }
 
 /* Addresses before and after NAT: as numbers, 0xffff for a mapped IPv4. */
-#define IPV4(last, port) address_ipv4((const uint8_t[4]){10, 0, 0, last}, port)
-#define IPV6(last, port) \
-	address_ipv6((const uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = last}, port)
+#define IPV4(last, port) \
+	address_ip(AF_INET, (const uint8_t[4]){10, 0, 0, last}, port)
+#define IPV6(last, port)     \
+	address_ip(AF_INET6, \
+	    (const uint8_t[16]){0x20, 1, 0xd, 0xb8, [15] = last}, port)
 #define MAPPED(last, port)                                                 \
-	address_ipv6(                                                      \
+	address_ip(AF_INET6,                                               \
 	    (const uint8_t[16]){[10] = 0xff, [11] = 0xff, 10, 0, 0, last}, \
 	    port)
 
