@@ -9,16 +9,14 @@
 #include <errno.h>
 #include <unistd.h>
 
-static struct address upstream;
-
 static const struct option options[] = {
     {'i', "ip-addr", "IP_ADDR",
 	"ip address of the listener side (e.g. 127.0.0.1:1200)",
-	OPTION_LISTEN_IP, .to.host_port = NULL},
+	OPTION_LISTEN_IP, NULL},
     {'v', "vsock-addr", "VSOCK_ADDR",
 	"vsock address of the upstream side, usually the other side of "
 	"the transparent proxy (e.g. 3:1200)",
-	OPTION_UPSTREAM_VSOCK, .to.address = &upstream},
+	OPTION_UPSTREAM_VSOCK, NULL},
     {.name = NULL},
 };
 
@@ -30,7 +28,7 @@ dial(struct connection *c)
 
 	if (server_target(c, &target) == -1)
 		return -1;
-	fd = server_connect(c, &upstream);
+	fd = server_connect(c, &settings.upstream_vsock);
 	if (fd != -1 && preamble_send(fd, &target) == -1) {
 		c->reason = stream_reason(AF_UNSPEC, errno);
 		close(fd);
@@ -45,6 +43,6 @@ main(int argc, char *argv[])
 	char text[ADDRESS_TEXT_SIZE];
 
 	options_parse("ip-to-vsock-transparent", options, argc, argv);
-	address_format(&upstream, text, sizeof(text));
+	address_format(&settings.upstream_vsock, text, sizeof(text));
 	server_run(text, dial);
 }

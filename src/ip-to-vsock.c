@@ -3,22 +3,20 @@
 #include "options.h"
 #include "server.h"
 
-static struct address upstream;
-
 static const struct option options[] = {
     {'i', "ip-addr", "IP_ADDR",
 	"ip address of the listener side (e.g. 0.0.0.0:4000)", OPTION_LISTEN_IP,
-	.to.host_port = NULL},
+	NULL},
     {'v', "vsock-addr", "VSOCK_ADDR",
 	"vsock address of the upstream side (e.g. 88:4000)",
-	OPTION_UPSTREAM_VSOCK, .to.address = &upstream},
+	OPTION_UPSTREAM_VSOCK, NULL},
     {.name = NULL},
 };
 
 static int
 dial(struct connection *c)
 {
-	return server_connect(c, &upstream);
+	return server_connect(c, &settings.upstream_vsock);
 }
 
 int
@@ -27,6 +25,6 @@ main(int argc, char *argv[])
 	char text[ADDRESS_TEXT_SIZE];
 
 	options_parse("ip-to-vsock", options, argc, argv);
-	address_format(&upstream, text, sizeof(text));
+	address_format(&settings.upstream_vsock, text, sizeof(text));
 	server_run(text, dial);
 }

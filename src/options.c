@@ -19,17 +19,17 @@ struct settings settings = {
 static const struct option common_table[] = {
     {0, "connect-timeout", "SECONDS",
 	"give up connecting to the upstream after this long [default: 10]",
-	OPTION_NUMBER, .to.number = &settings.connect_timeout},
+	OPTION_NUMBER, &settings.connect_timeout},
     {0, "max-connections", "N",
 	"serve at most so many at once, others wait "
 	"[default: what the process's limits allow]",
-	OPTION_NUMBER, .to.number = &settings.max_connections},
+	OPTION_NUMBER, &settings.max_connections},
     {0, "log-level", "LEVEL", "log error, warn, info or debug [default: info]",
-	OPTION_LEVEL, .to.number = &settings.log_level},
+	OPTION_LEVEL, &settings.log_level},
     {0, "copy", "MODE", "move bytes by auto, splice or buffer [default: auto]",
-	OPTION_COPY, .to.number = &settings.copy},
-    {'h', "help", NULL, "Print help", OPTION_HELP, .to.number = NULL},
-    {'V', "version", NULL, "Print version", OPTION_VERSION, .to.number = NULL},
+	OPTION_COPY, &settings.copy},
+    {'h', "help", NULL, "Print help", OPTION_HELP, NULL},
+    {'V', "version", NULL, "Print version", OPTION_VERSION, NULL},
     {.name = NULL},
 };
 
@@ -131,6 +131,7 @@ parse_word(const char *const *words, const char *value, unsigned *index)
 static bool
 parse_value(const struct option *o, const char *value)
 {
+	struct address *vsock = &settings.upstream_vsock;
 	uint64_t number = 0;
 	bool valid;
 
@@ -138,23 +139,25 @@ parse_value(const struct option *o, const char *value)
 	case OPTION_LISTEN_IP:
 		return host_port_parse(value, &settings.listen_host);
 	case OPTION_UPSTREAM_IP:
-		return host_port_parse(value, o->to.host_port) &&
+		return host_port_parse(value, &settings.upstream_host) &&
 		       address_parse_number(
-			   o->to.host_port->port, 1, UINT16_MAX, &number);
+			   settings.upstream_host.port, 1, UINT16_MAX, &number);
 	case OPTION_LISTEN_VSOCK:
 		return address_parse_vsock(value, &settings.listen_vsock, NULL);
 	case OPTION_UPSTREAM_VSOCK:
 	case OPTION_UPSTREAM_CID:
-		return address_parse_vsock(
-			   value, o->to.address, o->port_given) &&
-		       o->to.address->vm.svm_cid != VMADDR_CID_ANY &&
-		       o->to.address->vm.svm_port != VMADDR_PORT_ANY;
+		return address_parse_vsock(value, vsock,
+			   o->type == OPTION_UPSTREAM_CID
+			       ? &settings.upstream_has_port
+			       : NULL) &&
+		       vsock->vm.svm_cid != VMADDR_CID_ANY &&
+		       vsock->vm.svm_port != VMADDR_PORT_ANY;
 	case OPTION_NUMBER:
 		valid = address_parse_number(value, 1, NUMBER_MAX, &number);
-		*o->to.number = (unsigned)number;
+		*o->number = (unsigned)number;
 		return valid;
-	case OPTION_LEVEL: return parse_word(level_words, value, o->to.number);
-	case OPTION_COPY: return parse_word(copy_words, value, o->to.number);
+	case OPTION_LEVEL: return parse_word(level_words, value, o->number);
+	case OPTION_COPY: return parse_word(copy_words, value, o->number);
 	default: return false;
 	}
 }

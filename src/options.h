@@ -9,10 +9,13 @@
 struct settings {
 	struct host_port listen_host; /* a TCP listener, if text is set */
 	struct address listen_vsock;  /* else a vsock listener */
-	unsigned connect_timeout;     /* seconds */
-	unsigned max_connections;     /* 0: what the limits allow */
-	unsigned log_level;           /* enum log_level */
-	unsigned copy;                /* enum copy_mode */
+	struct host_port upstream_host;
+	struct address upstream_vsock;
+	bool upstream_has_port;   /* OPTION_UPSTREAM_CID: a port was given */
+	unsigned connect_timeout; /* seconds */
+	unsigned max_connections; /* 0: what the limits allow */
+	unsigned log_level;       /* enum log_level */
+	unsigned copy;            /* enum copy_mode */
 };
 
 extern struct settings settings;
@@ -20,8 +23,8 @@ extern struct settings settings;
 enum option_type {
 	OPTION_LISTEN_IP,      /* HOST:PORT, to settings.listen_host */
 	OPTION_LISTEN_VSOCK,   /* CID:PORT, to settings.listen_vsock */
-	OPTION_UPSTREAM_IP,    /* HOST:PORT, not port 0 */
-	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither being any */
+	OPTION_UPSTREAM_IP,    /* HOST:PORT, not port 0, to upstream_host */
+	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither any, to upstream_vsock */
 	OPTION_UPSTREAM_CID,   /* CID or CID:PORT, likewise */
 	OPTION_REQUIRED = OPTION_UPSTREAM_CID, /* up to here */
 	OPTION_NUMBER,                         /* 1 to 1000000 */
@@ -37,12 +40,7 @@ struct option {
 	const char *metavar; /* what --help calls the value; NULL: no value */
 	const char *help;
 	enum option_type type;
-	union { /* where the value goes */
-		struct host_port *host_port;
-		struct address *address;
-		unsigned *number;
-	} to;
-	bool *port_given; /* OPTION_UPSTREAM_CID: see address_parse_vsock() */
+	unsigned *number; /* where other values go */
 };
 
 /* Parses the command line against a program's own table, which ends with a row

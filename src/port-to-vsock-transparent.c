@@ -6,16 +6,13 @@
 
 #include <stdio.h>
 
-static struct address given; /* only its CID counts */
-static bool port_given;
-
 static const struct option options[] = {
     {'i', "ip-addr", "IP_ADDR",
 	"ip address of the listener side (e.g. 127.0.0.1:1200)",
-	OPTION_LISTEN_IP, .to.host_port = NULL},
+	OPTION_LISTEN_IP, NULL},
     {'v', "vsock", "VSOCK",
 	"CID of the upstream side; a port after it is ignored (e.g. 88)",
-	OPTION_UPSTREAM_CID, .to.address = &given, .port_given = &port_given},
+	OPTION_UPSTREAM_CID, NULL},
     {.name = NULL},
 };
 
@@ -26,7 +23,8 @@ dial(struct connection *c)
 
 	if (server_target(c, &target) == -1)
 		return -1;
-	upstream = address_vsock(given.vm.svm_cid, address_port(&target));
+	upstream = address_vsock(
+	    settings.upstream_vsock.vm.svm_cid, address_port(&target));
 	return server_connect(c, &upstream);
 }
 
@@ -36,8 +34,9 @@ main(int argc, char *argv[])
 	char text[ADDRESS_TEXT_SIZE];
 
 	options_parse("port-to-vsock-transparent", options, argc, argv);
-	if (port_given)
+	if (settings.upstream_has_port)
 		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
-	(void)snprintf(text, sizeof(text), "%u:*", given.vm.svm_cid);
+	(void)snprintf(
+	    text, sizeof(text), "%u:*", settings.upstream_vsock.vm.svm_cid);
 	server_run(text, dial);
 }

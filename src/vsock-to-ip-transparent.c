@@ -13,11 +13,11 @@ static const struct option options[] = {
     {'v', "vsock-addr", "VSOCK_ADDR",
 	"vsock address of the listener side, usually open to the other side "
 	"of the transparent proxy (e.g. 3:1200)",
-	OPTION_LISTEN_VSOCK, .to.address = NULL},
+	OPTION_LISTEN_VSOCK, NULL},
     {0, "preamble-timeout", "SECONDS",
 	"give up waiting for a connection's target after this long "
 	"[default: 10]",
-	OPTION_NUMBER, .to.number = &preamble_timeout},
+	OPTION_NUMBER, &preamble_timeout},
     {.name = NULL},
 };
 

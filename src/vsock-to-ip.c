@@ -6,15 +6,13 @@
 
 #include <stdio.h>
 
-static struct host_port upstream;
-
 static const struct option options[] = {
     {'v', "vsock-addr", "VSOCK_ADDR",
 	"vsock address of the listener side (e.g. 88:4000)",
-	OPTION_LISTEN_VSOCK, .to.address = NULL},
+	OPTION_LISTEN_VSOCK, NULL},
     {'i', "ip-addr", "IP_ADDR",
 	"ip address of the upstream side (e.g. 127.0.0.1:4000)",
-	OPTION_UPSTREAM_IP, .to.host_port = &upstream},
+	OPTION_UPSTREAM_IP, NULL},
     {.name = NULL},
 };
 
@@ -22,12 +20,12 @@ static int
 dial(struct connection *c)
 {
 	struct address address;
-	int fd = stream_open(
-	    &upstream, settings.connect_timeout * 1000, &address, &c->reason);
+	int fd = stream_open(&settings.upstream_host,
+	    settings.connect_timeout * 1000, &address, &c->reason);
 
 	if (fd == -1) /* none of its addresses: name it as written */
-		(void)snprintf(
-		    c->upstream, sizeof(c->upstream), "%s", upstream.text);
+		(void)snprintf(c->upstream, sizeof(c->upstream), "%s",
+		    settings.upstream_host.text);
 	else
 		address_format(&address, c->upstream, sizeof(c->upstream));
 	return fd;
@@ -37,5 +35,5 @@ int
 main(int argc, char *argv[])
 {
 	options_parse("vsock-to-ip", options, argc, argv);
-	server_run(upstream.text, dial);
+	server_run(settings.upstream_host.text, dial);
 }

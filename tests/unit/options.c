@@ -29,33 +29,26 @@
 /* What a child has parsed, and where its tables' values go. */
 static struct parsed {
 	struct settings settings;
-	struct host_port host_port;
-	struct address address;
 	unsigned number;
-	bool port_given;
 } values, *parsed;
 
 static const struct option ip_table[] = {
-    {'i', "ip-addr", "IP_ADDR", "where to listen", OPTION_LISTEN_IP,
-	.to.host_port = NULL},
+    {'i', "ip-addr", "IP_ADDR", "where to listen", OPTION_LISTEN_IP, NULL},
     {'v', "vsock-addr", "VSOCK_ADDR", "where to go", OPTION_UPSTREAM_VSOCK,
-	.to.address = &values.address},
+	NULL},
     {.name = NULL},
 };
 
 static const struct option vsock_table[] = {
     {'v', "vsock-addr", "VSOCK_ADDR", "where to listen", OPTION_LISTEN_VSOCK,
-	.to.address = NULL},
-    {'i', "ip-addr", "IP_ADDR", "where to go", OPTION_UPSTREAM_IP,
-	.to.host_port = &values.host_port},
-    {0, "own-number", "N", "a number", OPTION_NUMBER,
-	.to.number = &values.number},
+	NULL},
+    {'i', "ip-addr", "IP_ADDR", "where to go", OPTION_UPSTREAM_IP, NULL},
+    {0, "own-number", "N", "a number", OPTION_NUMBER, &values.number},
     {.name = NULL},
 };
 
 static const struct option cid_table[] = {
-    {'v', "vsock", "VSOCK", "where to go", OPTION_UPSTREAM_CID,
-	.to.address = &values.address, .port_given = &values.port_given},
+    {'v', "vsock", "VSOCK", "where to go", OPTION_UPSTREAM_CID, NULL},
     {.name = NULL},
 };
 
@@ -170,7 +163,7 @@ test_forms(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(forms); i++) {
-		const struct address *vsock = &parsed->address;
+		const struct address *vsock = &parsed->settings.upstream_vsock;
 
 		parse(ip_table, ARGS(forms[i][0], forms[i][1], forms[i][2],
 				    forms[i][3], NULL));
@@ -199,8 +192,9 @@ test_other_direction(void **state)
 	assert_int_equal(
 	    parsed->settings.listen_vsock.vm.svm_cid, VMADDR_CID_ANY);
 	assert_int_equal(parsed->settings.listen_vsock.vm.svm_port, 5);
-	assert_string_equal(parsed->host_port.host, "example.com");
-	assert_string_equal(parsed->host_port.text, "example.com:443");
+	assert_string_equal(parsed->settings.upstream_host.host, "example.com");
+	assert_string_equal(
+	    parsed->settings.upstream_host.text, "example.com:443");
 	assert_int_equal(parsed->number, 7);
 }
 
@@ -212,12 +206,13 @@ test_cid(void **state)
 	(void)state;
 	parse(cid_table, ARGS("-v", "88", NULL));
 	assert_returned();
-	assert_int_equal(parsed->address.vm.svm_cid, 88);
-	assert_false(parsed->port_given);
+	assert_int_equal(parsed->settings.upstream_vsock.vm.svm_cid, 88);
+	assert_false(parsed->settings.upstream_has_port);
 	parse(cid_table, ARGS("--vsock=host:80", NULL));
 	assert_returned();
-	assert_int_equal(parsed->address.vm.svm_cid, VMADDR_CID_HOST);
-	assert_true(parsed->port_given);
+	assert_int_equal(
+	    parsed->settings.upstream_vsock.vm.svm_cid, VMADDR_CID_HOST);
+	assert_true(parsed->settings.upstream_has_port);
 }
 
 static void
@@ -229,8 +224,9 @@ test_port_0(void **state)
 	assert_returned();
 	assert_string_equal(parsed->settings.listen_host.host, "::1");
 	assert_string_equal(parsed->settings.listen_host.port, "0");
-	assert_int_equal(parsed->address.vm.svm_cid, VMADDR_CID_LOCAL);
-	assert_int_equal(parsed->address.vm.svm_port, 0);
+	assert_int_equal(
+	    parsed->settings.upstream_vsock.vm.svm_cid, VMADDR_CID_LOCAL);
+	assert_int_equal(parsed->settings.upstream_vsock.vm.svm_port, 0);
 }
 
 static void
