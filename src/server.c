@@ -244,20 +244,21 @@ open_listener(char *text, size_t size)
 }
 
 /* Raises the soft limit on descriptors to the hard one. Returns how many
- * connections that and the limit on threads allow. */
+ * connections that and the limit on threads allow. prlimit(2), because musl's
+ * setrlimit(3) comes with code to stop all threads. */
 static unsigned
 raise_limits(void)
 {
 	struct rlimit files, threads;
 	uint64_t most = INT_MAX; /* at most SEM_VALUE_MAX */
 
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max;
-		(void)setrlimit(RLIMIT_NOFILE, &files); /* always allowed */
+	if (prlimit(0, RLIMIT_NOFILE, NULL, &files) == 0) {
+		files.rlim_cur = files.rlim_max; /* always allowed */
+		(void)prlimit(0, RLIMIT_NOFILE, &files, NULL);
 		if (files.rlim_cur / DESCRIPTORS_PER_CONNECTION < most)
 			most = files.rlim_cur / DESCRIPTORS_PER_CONNECTION;
 	}
-	if (getrlimit(RLIMIT_NPROC, &threads) == 0 &&
+	if (prlimit(0, RLIMIT_NPROC, NULL, &threads) == 0 &&
 	    threads.rlim_cur / THREADS_PER_CONNECTION < most)
 		most = threads.rlim_cur / THREADS_PER_CONNECTION;
 	return most > RESERVED ? (unsigned)most - RESERVED : 1;
