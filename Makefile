@@ -109,13 +109,14 @@ NEEDS_preamble = preamble address
 NEEDS_relay = relay copy stream address
 NEEDS_server = server relay copy stream address log
 NEEDS_stream = stream address
-WRAPS_copy = mmap munmap pipe2 poll read send socket splice
+WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
+	setsockopt splice
 WRAPS_log = clock_gettime write
 WRAPS_preamble = poll recv send
-WRAPS_relay = connect pipe2 poll pthread_create read send shutdown splice
+WRAPS_relay = connect poll pthread_create recv send shutdown splice
 WRAPS_server = accept4 clock_gettime free malloc poll pthread_create \
-	pthread_setattr_default_np stream_connect stream_listen \
-	stream_local_cid stream_original_destination
+	relay_run stream_connect stream_listen stream_local_cid \
+	stream_original_destination
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt ioctl \
 	listen open setsockopt shutdown socket
 INTEGRATION = bridge compat harness main network program strict \

@@ -59,7 +59,10 @@ address_parse_vsock(const char *text, struct address *address, bool *port_given)
 		return false;
 	if (port_given != NULL)
 		*port_given = has_port;
-	*address = address_vsock((uint32_t)cid, (uint32_t)port);
+	*address = (struct address){.vm = {.svm_family = AF_VSOCK,
+					.svm_cid = (uint32_t)cid,
+					.svm_port = (uint32_t)port},
+	    .length = sizeof(address->vm)};
 	return true;
 }
 
@@ -126,14 +129,6 @@ address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port)
 	return address;
 }
 
-struct address
-address_vsock(uint32_t cid, uint32_t port)
-{
-	return (struct address){
-	    .vm = {.svm_family = AF_VSOCK, .svm_cid = cid, .svm_port = port},
-	    .length = sizeof(struct sockaddr_vm)};
-}
-
 uint32_t
 address_port(const struct address *address)
 {
@@ -150,18 +145,6 @@ address_unmap(struct address *address)
 		*address =
 		    address_ip(AF_INET, address->in6.sin6_addr.s6_addr + 12,
 			(uint16_t)address_port(address));
-}
-
-bool
-address_equal(const struct address *a, const struct address *b)
-{
-	if (a->any.sa_family != b->any.sa_family ||
-	    address_port(a) != address_port(b))
-		return false;
-	if (a->any.sa_family == AF_INET)
-		return a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
-	return memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr,
-		   sizeof(a->in6.sin6_addr)) == 0;
 }
 
 void

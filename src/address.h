@@ -48,16 +48,12 @@ bool host_port_parse(const char *text, struct host_port *host_port);
 /* AF_INET: from 4 bytes in network order and a port; AF_INET6: from 16. */
 struct address
 address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port);
-struct address address_vsock(uint32_t cid, uint32_t port);
 
 /* The port in host order: 16 bits for TCP, 32 for vsock. */
 uint32_t address_port(const struct address *address);
 
 /* Turns an IPv4-mapped IPv6 address into the IPv4 address that it means. */
 void address_unmap(struct address *address);
-
-/* Whether both name the same IP address and port (scope ids aside). */
-bool address_equal(const struct address *a, const struct address *b);
 
 /* Writes IPv4:PORT, [IPv6]:PORT, CID:PORT or "-". size: ADDRESS_TEXT_SIZE. */
 void address_format(const struct address *address, char *text, size_t size);

@@ -1,134 +1,113 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Bytes go through a pipe of our own with splice(2), which moves TCP pages
- * without copying them, or through a buffer with read and send. Where splice
- * turns out not to work, the buffer takes over and nothing is lost. */
+/* Bytes go through a buffer, or a pipe and splice(2). Little is read at once
+ * until a read is full: then there is more to come, and until the flow pauses,
+ * more is read at once. An idle connection holds no more than a page of data.
+ */
 #include "copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
-/* A default pipe's capacity, and the most that is read at once. */
-#define READ_MAX 65536
-/* The most sent at once: some hypervisors corrupt larger vsock packets. */
-#define WRITE_MAX 32768
+#define SMALL 4096
+#define LARGE 262144 /* about what a vsock socket's queue holds */
 
 struct engine {
 	int from, to;
+	size_t chunk, large_size;
+	_Atomic uint64_t *moved;
+	char *small, *large; /* the buffers, if not spliced */
+	bool splice, bulk_splice, bulk;
 	int pipe_fds[2];
-	char *buffer; /* NULL as long as the pipe is used */
 };
 
-enum copy_mode
-copy_choose(enum copy_mode mode)
+/* Lets calls that wait for a socket say EAGAIN after so many seconds; 0: never.
+ * Where it fails, memory is given back late, and resets are noticed late. */
+static void
+limit_wait(int fd, int option, time_t seconds)
 {
-	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), pipe_fds[2];
+	struct timeval limit = {.tv_sec = seconds};
 
-	if (mode != COPY_AUTO)
-		goto done;
-	mode = COPY_SPLICE;
-	if (pipe2(pipe_fds, O_CLOEXEC) == -1)
-		goto done;
-	/* Not connected: ENOTCONN, if vsock can be spliced from at all. */
-	if (splice(fd, NULL, pipe_fds[1], NULL, 1, 0) == -1 && errno == EINVAL)
-		mode = COPY_BUFFER;
-	close(pipe_fds[0]);
-	close(pipe_fds[1]);
-done:
-	if (fd != -1)
-		close(fd);
-	return mode;
+	(void)setsockopt(fd, SOL_SOCKET, option, &limit, sizeof(limit));
 }
 
-/* Whether a call failed because this kernel can't splice this socket. */
-static bool
-splice_unsupported(const struct engine *e)
+/* From now on reads more at once, if there is memory for it. */
+static void
+begin_bulk(struct engine *e)
 {
-	return e->buffer == NULL && (errno == EINVAL || errno == ENOSYS);
+	/* EPERM: this user has many pipes; a small one does. */
+	if (e->bulk_splice)
+		(void)fcntl(e->pipe_fds[0], F_SETPIPE_SZ, (int)e->large_size);
+	else
+		e->large = mmap(NULL, e->large_size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	e->bulk = e->bulk_splice || e->large != MAP_FAILED;
+	if (e->bulk)
+		limit_wait(e->from, SO_RCVTIMEO, 1);
 }
 
+static void
+end_bulk(struct engine *e)
+{
+	int saved = errno;
+
+	if (!e->bulk)
+		return;
+	limit_wait(e->from, SO_RCVTIMEO, 0);
+	if (!e->bulk_splice)
+		munmap(e->large, e->large_size);
+	e->bulk = false;
+	errno = saved;
+}
+
+/* Waits until `to` may take more. Returns -1 with errno if `from` fails first:
+ * nobody reads from it meanwhile, so nobody else would notice. */
 static int
-use_buffer(struct engine *e)
+wait_for_room(const struct engine *e)
 {
-	/* Pages are used as far as they are written to. */
-	void *buffer = mmap(NULL, READ_MAX, PROT_READ | PROT_WRITE,
-	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (buffer == MAP_FAILED)
-		return -1;
-	e->buffer = buffer;
-	return 0;
-}
-
-/* Waits for input, or for the end of `to`: while the opposite direction waits
- * for its own target to read, nobody else would notice a reset of `to`. And
- * since Linux 6.5 a splice that waits holds pages for all that it might read.
- * Returns whether `to` has failed, with errno set. */
-static bool
-wait_for_input(const struct engine *e)
-{
-	struct pollfd fds[] = {{e->from, POLLIN, 0}, {e->to, 0, 0}};
+	struct pollfd fds[] = {{e->to, POLLOUT, 0}, {e->from, 0, 0}};
 	int error = 0;
 	socklen_t length = sizeof(error);
 
-	/* Not shut down as yet, `to` hangs up only by a reset. */
-	if (poll(fds, 2, -1) <= 0 ||
-	    (fds[1].revents & (POLLERR | POLLHUP)) == 0)
-		return false;
-	(void)getsockopt(e->to, SOL_SOCKET, SO_ERROR, &error, &length);
-	/* EPIPE: a reset that came after end-of-file. */
-	errno = error == 0 || error == EPIPE ? ECONNRESET : error;
-	return true;
+	/* A vsock peer that has closed shows only in a write: try at times. */
+	if (poll(fds, 2, 1000) <= 0 || fds[0].revents != 0)
+		return 0;
+	if (fds[1].revents & POLLERR &&
+	    getsockopt(e->from, SOL_SOCKET, SO_ERROR, &error, &length) == 0 &&
+	    error != 0) {
+		errno = error == EPIPE ? ECONNRESET : error; /* see relay.c */
+		return -1;
+	}
+	/* Closed both ways, or the opposite direction was told: look away. */
+	(void)poll(fds, 1, 1000);
+	return 0;
 }
 
-/* Reads what there is into the pipe or the buffer. */
-static ssize_t
-take_in(const struct engine *e)
-{
-	return e->buffer != NULL
-		   ? read(e->from, e->buffer, READ_MAX)
-		   : splice(e->from, NULL, e->pipe_fds[1], NULL, READ_MAX, 0);
-}
-
-/* Sends some of the n bytes that are in the pipe, or in the buffer at offset.
- * Never more than the pipe holds: a splice out of an empty one never ends. */
-static ssize_t
-give_out(const struct engine *e, size_t offset, size_t n)
-{
-	if (n > WRITE_MAX)
-		n = WRITE_MAX;
-	return e->buffer == NULL
-		   ? splice(e->pipe_fds[0], NULL, e->to, NULL, n, 0)
-		   : send(e->to, e->buffer + offset, n, MSG_NOSIGNAL);
-}
-
-/* Delivers n bytes that were taken in. */
+/* Delivers n bytes of a buffer or, if that is NULL, of the pipe: never more
+ * than are there, since a splice out of an empty one waits for ever. */
 static enum copy_end
-deliver(struct engine *e, size_t n, _Atomic uint64_t *moved)
+deliver(const struct engine *e, const char *bytes, size_t n)
 {
-	size_t done = 0;
+	for (size_t done = 0; done < n;) {
+		size_t most = n - done < e->chunk ? n - done : e->chunk;
+		ssize_t sent;
 
-	while (done < n) {
-		ssize_t sent = give_out(e, done, n - done);
-
+		errno = EIO; /* for 0, which was never seen */
+		sent = bytes == NULL
+			   ? splice(e->pipe_fds[0], NULL, e->to, NULL, most, 0)
+			   : send(e->to, bytes + done, most,
+				 MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (sent > 0) {
 			done += (size_t)sent;
-			*moved += (uint64_t)sent;
-		} else if (sent == -1 && splice_unsupported(e)) {
-			/* One read empties a pipe of ours. */
-			if (use_buffer(e) == -1 ||
-			    read(e->pipe_fds[0], e->buffer + done, n - done) !=
-				(ssize_t)(n - done))
-				return COPY_NO_RESOURCES;
-		} else if (sent == 0) { /* never seen; don't spin on it */
-			errno = EIO;
-			return COPY_WRITE_FAILED;
-		} else if (errno != EINTR) {
+			*e->moved += (uint64_t)sent;
+		} else if (sent == -1 && errno == EAGAIN) {
+			if (wait_for_room(e) == -1)
+				return COPY_READ_FAILED;
+		} else if (sent == 0 || errno != EINTR) {
 			return COPY_WRITE_FAILED;
 		}
 	}
@@ -136,48 +115,61 @@ deliver(struct engine *e, size_t n, _Atomic uint64_t *moved)
 }
 
 static enum copy_end
-copy_loop(struct engine *e, _Atomic uint64_t *moved)
+copy_loop(struct engine *e)
 {
-	enum copy_end end;
-	ssize_t n = 0;
+	enum copy_end end = COPY_EOF;
 
-	for (;;) {
-		/* After a full chunk there is more, most likely. */
-		if (n < WRITE_MAX && wait_for_input(e))
-			return COPY_WRITE_FAILED;
-		n = take_in(e);
+	while (end == COPY_EOF) {
+		size_t most = e->bulk ? e->large_size : SMALL;
+		bool piped = e->bulk ? e->bulk_splice : e->splice;
+		char *bytes = piped ? NULL : e->bulk ? e->large : e->small;
+		ssize_t n = bytes != NULL ? recv(e->from, bytes, most, 0)
+					  : splice(e->from, NULL,
+						e->pipe_fds[1], NULL, most, 0);
+
 		if (n == 0)
 			return COPY_EOF;
 		if (n > 0) {
-			end = deliver(e, (size_t)n, moved);
-			if (end != COPY_EOF)
-				return end;
-		} else if (splice_unsupported(e)) {
-			if (use_buffer(e) == -1)
-				return COPY_NO_RESOURCES;
+			end = deliver(e, bytes, (size_t)n);
+			if (end == COPY_EOF && !e->bulk && n == SMALL)
+				begin_bulk(e);
+		} else if (errno == EAGAIN) { /* a pause */
+			end_bulk(e);
+		} else if (piped && (errno == EINVAL || errno == ENOSYS)) {
+			end_bulk(e); /* vsock before Linux 5.1 */
+			e->splice = e->bulk_splice = false;
 		} else if (errno != EINTR) {
-			return COPY_READ_FAILED;
+			end = COPY_READ_FAILED;
 		}
 	}
+	return end;
 }
 
 enum copy_end
-copy_run(int from, int to, enum copy_mode mode, _Atomic uint64_t *moved)
+copy_run(int from, int to, struct copy_way way, _Atomic uint64_t *moved)
 {
-	struct engine e = {from, to, {-1, -1}, NULL};
-	enum copy_end end = COPY_NO_RESOURCES;
-	int saved;
+	char small[SMALL];
+	struct engine e = {.from = from,
+	    .to = to,
+	    .chunk = way.chunk != 0 ? way.chunk : LARGE,
+	    .large_size = way.chunk > LARGE ? way.chunk : LARGE,
+	    .moved = moved,
+	    .small = small};
+	bool piped = way.splice && pipe2(e.pipe_fds, O_CLOEXEC) == 0;
+	enum copy_end end;
 
-	if (mode == COPY_BUFFER ? use_buffer(&e) == 0
-				: pipe2(e.pipe_fds, O_CLOEXEC) == 0)
-		end = copy_loop(&e, moved);
-	saved = errno;
-	if (e.buffer != NULL)
-		munmap(e.buffer, READ_MAX);
-	if (e.pipe_fds[0] != -1) {
+	e.splice = piped;
+	e.bulk_splice = piped && way.bulk_splice;
+	if (piped) /* a splice that waits doesn't watch `from` */
+		limit_wait(to, SO_SNDTIMEO, 1);
+	end = copy_loop(&e);
+	end_bulk(&e);
+	if (piped) {
+		int saved = errno;
+
 		close(e.pipe_fds[0]);
 		close(e.pipe_fds[1]);
+		errno = saved;
 	}
-	errno = saved;
 	return end;
 }

@@ -2,25 +2,30 @@
 /* The engine: moves the bytes of one direction from one socket to another. */
 #pragma once
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-enum copy_mode { COPY_AUTO, COPY_SPLICE, COPY_BUFFER };
+/* How a direction's bytes are moved. */
+struct copy_way {
+	bool splice;      /* with splice(2), else through a buffer */
+	bool bulk_splice; /* bulk, too */
+	size_t chunk; /* most bytes handed over by one call; 0: any number */
+};
 
 /* Where a direction ended. */
 enum copy_end {
-	COPY_EOF,          /* end-of-file, all that came before is delivered */
-	COPY_READ_FAILED,  /* errno of reading */
+	COPY_EOF,         /* end-of-file, all that came before is delivered */
+	COPY_READ_FAILED, /* errno of reading; what was read last may be lost */
 	COPY_WRITE_FAILED, /* errno of writing; what was read last is lost */
-	COPY_NO_RESOURCES, /* errno of pipe2(2) or mmap(2) */
 };
 
-/* What a mode means on this kernel: COPY_AUTO is COPY_SPLICE, or COPY_BUFFER
- * where splice(2) can't read from vsock (Linux before 5.1). */
-enum copy_mode copy_choose(enum copy_mode mode);
-
 /* Copies from one blocking stream socket to another until end-of-file or an
- * error, in the calling thread; neither is closed or shut down. SIGPIPE must
- * be ignored. *moved grows by what the kernel has taken for delivery; other
- * threads may read it at any time. On failure errno is set. */
+ * error, in the calling thread; neither is closed or shut down. Where splice(2)
+ * can't be had, the buffer takes over, and nothing is lost. SIGPIPE must be
+ * ignored. *moved grows by what the kernel has taken for delivery; other
+ * threads may read it at any time. A failure of `from` is noticed also while
+ * `to` takes nothing, with splice(2) within two seconds. On failure errno is
+ * set. */
 enum copy_end
-copy_run(int from, int to, enum copy_mode mode, _Atomic uint64_t *moved);
+copy_run(int from, int to, struct copy_way way, _Atomic uint64_t *moved);

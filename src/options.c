@@ -2,7 +2,6 @@
 /* getopt_long(3) would accept abbreviations and repeated options; this parser
  * is strict, and its texts are like those that users of the original know. */
 #include "options.h"
-#include "copy.h"
 #include "log.h"
 
 #include <stdarg.h>
@@ -11,10 +10,11 @@
 #include <string.h>
 
 #define MAX_OPTIONS 16
-#define NUMBER_MAX 1000000 /* seconds that fit an int as milliseconds */
 
-struct settings settings = {
-    .connect_timeout = 10, .log_level = LEVEL_INFO, .copy = COPY_AUTO};
+struct settings settings = {.connect_timeout = 10,
+    .log_level = LEVEL_INFO,
+    .copy = COPY_AUTO,
+    .vsock_chunk = 32768};
 
 static const struct option common_table[] = {
     {0, "connect-timeout", "SECONDS",
@@ -28,6 +28,12 @@ static const struct option common_table[] = {
 	OPTION_LEVEL, &settings.log_level},
     {0, "copy", "MODE", "move bytes by auto, splice or buffer [default: auto]",
 	OPTION_COPY, &settings.copy},
+    {0, "vsock-chunk", "BYTES",
+	"hand vsock at most so many bytes at once [default: 32768]",
+	OPTION_CHUNK, &settings.vsock_chunk},
+    {0, "vsock-buffer", "BYTES",
+	"let vsock sockets take in so much ahead [default: the kernel's]",
+	OPTION_BUFFER, &settings.vsock_buffer},
     {'h', "help", NULL, "Print help", OPTION_HELP, NULL},
     {'V', "version", NULL, "Print version", OPTION_VERSION, NULL},
     {.name = NULL},
@@ -36,6 +42,12 @@ static const struct option common_table[] = {
 static const char *const level_words[] = {
     "error", "warn", "info", "debug", NULL};
 static const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
+
+static const unsigned bounds[][2] = {
+    [OPTION_NUMBER] = {1, 1000000}, /* seconds that fit an int as ms */
+    [OPTION_CHUNK] = {4096, 1048576},
+    [OPTION_BUFFER] = {262144, 1073741824},
+};
 
 static const char *const expected[] = {
     [OPTION_LISTEN_IP] = "IPv4:PORT, [IPv6]:PORT or NAME:PORT, "
@@ -48,6 +60,8 @@ static const char *const expected[] = {
 			      "or local or host for the CID",
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
     [OPTION_NUMBER] = "a whole number of 1 to 1000000",
+    [OPTION_CHUNK] = "a whole number of 4096 to 1048576",
+    [OPTION_BUFFER] = "a whole number of 262144 to 1073741824",
     [OPTION_LEVEL] = "error, warn, info or debug",
     [OPTION_COPY] = "auto, splice or buffer",
 };
@@ -153,7 +167,10 @@ parse_value(const struct option *o, const char *value)
 		       vsock->vm.svm_cid != VMADDR_CID_ANY &&
 		       vsock->vm.svm_port != VMADDR_PORT_ANY;
 	case OPTION_NUMBER:
-		valid = address_parse_number(value, 1, NUMBER_MAX, &number);
+	case OPTION_CHUNK:
+	case OPTION_BUFFER:
+		valid = address_parse_number(
+		    value, bounds[o->type][0], bounds[o->type][1], &number);
 		*o->number = (unsigned)number;
 		return valid;
 	case OPTION_LEVEL: return parse_word(level_words, value, o->number);

@@ -4,6 +4,8 @@
 #pragma once
 #include "address.h"
 
+enum copy_mode { COPY_AUTO, COPY_SPLICE, COPY_BUFFER };
+
 /* What all programs share. Set before any thread starts, constant from then
  * on. */
 struct settings {
@@ -16,6 +18,8 @@ struct settings {
 	unsigned max_connections; /* 0: what the limits allow */
 	unsigned log_level;       /* enum log_level */
 	unsigned copy;            /* enum copy_mode */
+	unsigned vsock_chunk;     /* most bytes handed to vsock in one call */
+	unsigned vsock_buffer;    /* see stream.h */
 };
 
 extern struct settings settings;
@@ -28,6 +32,8 @@ enum option_type {
 	OPTION_UPSTREAM_CID,   /* CID or CID:PORT, likewise */
 	OPTION_REQUIRED = OPTION_UPSTREAM_CID, /* up to here */
 	OPTION_NUMBER,                         /* 1 to 1000000 */
+	OPTION_CHUNK,                          /* 4096 to 1048576 */
+	OPTION_BUFFER,                         /* 262144 to 1073741824 */
 	OPTION_LEVEL,                          /* of the log */
 	OPTION_COPY,                           /* a copy mode */
 	OPTION_HELP,

@@ -19,12 +19,11 @@ static const struct option options[] = {
 static int
 dial(struct connection *c)
 {
-	struct address target, upstream;
+	struct address target, upstream = settings.upstream_vsock;
 
 	if (server_target(c, &target) == -1)
 		return -1;
-	upstream = address_vsock(
-	    settings.upstream_vsock.vm.svm_cid, address_port(&target));
+	upstream.vm.svm_port = address_port(&target);
 	return server_connect(c, &upstream);
 }
 

@@ -66,13 +66,10 @@ preamble_send(int fd, const struct address *target)
 {
 	uint8_t bytes[PREAMBLE_SIZE_IPV6];
 	size_t size = preamble_encode(target, bytes);
-	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
 
-	if (sent != -1 && (size_t)sent != size) {
-		errno = EIO; /* unseen: a new socket's buffer holds far more */
-		return -1;
-	}
-	return sent == -1 ? -1 : 0;
+	/* Unless send() says why. A new socket's buffer holds far more. */
+	errno = EIO;
+	return send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
 }
 
 /* Reads size bytes before the deadline (clock_ms()). */

@@ -8,63 +8,62 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
-#include <stddef.h>
+
+/* Of the second thread, as a part of the first one's: it has ended by then, and
+ * a connection costs one mapping less to make. It needs a fifth of this. */
+#define STACK_SIZE 65536
 
 struct direction {
 	struct relay *relay;
 	struct direction *opposite;
 	int from, to;
+	struct copy_way way;
 	enum relay_end from_error, to_error;
 	_Atomic uint64_t moved;
 	atomic_bool write_closed; /* `to` was, or is about to be, shut down */
 };
 
 struct relay {
-	enum copy_mode mode;
 	struct direction up, down;
-	pthread_mutex_t lock; /* guards the record of the first failure: */
-	enum relay_end end;
-	int error;
+	/* The first one: its relay_end times 65,536, plus its errno. */
+	atomic_int failure;
 };
 
 /* Records the first failure, or asks (RELAY_EOF). Returns if there is one. */
 static bool
 fail(struct relay *relay, enum relay_end end, int error)
 {
-	bool failed, first;
+	int none = 0;
 
-	pthread_mutex_lock(&relay->lock);
-	failed = relay->end != RELAY_EOF;
-	first = !failed && end != RELAY_EOF;
-	if (first) {
-		relay->end = end;
-		relay->error = error;
-	}
-	pthread_mutex_unlock(&relay->lock);
-	if (first) {
+	if (end == RELAY_EOF)
+		return relay->failure != 0;
+	if (atomic_compare_exchange_strong(
+		&relay->failure, &none, (int)end << 16 | error)) {
 		stream_reset(relay->up.from);
 		stream_reset(relay->up.to);
 	}
-	return failed || first;
+	return true;
 }
 
 /* An end-of-file may be a reset in disguise: the kernel reports an error once,
  * and the thread that writes to this socket may have been told and not have
  * recorded it yet; a vsock socket whose peer machine died reports end-of-file
- * to all but those asleep. Returns 0 for a clean end, or an errno. */
+ * to all but those asleep. Waits so long, or for such news. Returns 0 for a
+ * clean end, or an errno. */
 static int
-hidden_error(const struct direction *d)
+hidden_error(const struct direction *d, int ms)
 {
 	struct pollfd state = {.fd = d->from};
 	int error = 0;
 	socklen_t length = sizeof(error);
 
-	if (poll(&state, 1, 0) <= 0)
+	if (poll(&state, 1, ms) <= 0)
 		return 0;
 	if (state.revents & POLLERR &&
 	    getsockopt(d->from, SOL_SOCKET, SO_ERROR, &error, &length) == 0 &&
 	    error != 0)
-		return error;
+		/* EPIPE: a reset that came after end-of-file. */
+		return error == EPIPE ? ECONNRESET : error;
 	/* A TCP socket that we have not shut down hangs up only by a reset. */
 	if (state.revents & POLLHUP && !d->opposite->write_closed)
 		return ECONNRESET;
@@ -74,7 +73,7 @@ hidden_error(const struct direction *d)
 static void
 pass_on_eof(struct direction *d)
 {
-	int error = hidden_error(d);
+	int error = hidden_error(d, 0);
 
 	if (fail(d->relay, error == 0 ? RELAY_EOF : d->from_error, error))
 		return;
@@ -83,6 +82,11 @@ pass_on_eof(struct direction *d)
 	if (shutdown(d->to, SHUT_WR) == -1)
 		fail(d->relay, d->to_error,
 		    errno == ENOTCONN ? ECONNRESET : errno);
+	/* The opposite direction, which only writes to it, may be idle: who
+	 * else would notice if `from` is reset now? */
+	while (!fail(d->relay, error == 0 ? RELAY_EOF : d->from_error, error) &&
+	       !d->opposite->write_closed)
+		error = hidden_error(d, 1000);
 }
 
 static void *
@@ -90,7 +94,7 @@ run_direction(void *argument)
 {
 	struct direction *d = argument;
 
-	switch (copy_run(d->from, d->to, d->relay->mode, &d->moved)) {
+	switch (copy_run(d->from, d->to, d->way, &d->moved)) {
 	case COPY_EOF: pass_on_eof(d); break;
 	case COPY_READ_FAILED:
 		/* Linux 4.14 says so at the end of a vsock stream. After a TCP
@@ -101,34 +105,33 @@ run_direction(void *argument)
 			fail(d->relay, d->from_error, errno);
 		break;
 	case COPY_WRITE_FAILED: fail(d->relay, d->to_error, errno); break;
-	case COPY_NO_RESOURCES:
-		fail(d->relay, RELAY_NO_RESOURCES, errno);
-		break;
 	}
 	return NULL;
 }
 
 struct relay_result
-relay_run(int client, int upstream, enum copy_mode mode)
+relay_run(int client, int upstream, struct copy_way up, struct copy_way down)
 {
 	struct relay relay = {
-	    .mode = mode,
-	    .up = {&relay, &relay.down, client, upstream, RELAY_CLIENT_ERROR,
-		RELAY_UPSTREAM_ERROR, 0, false},
-	    .down = {&relay, &relay.up, upstream, client, RELAY_UPSTREAM_ERROR,
-		RELAY_CLIENT_ERROR, 0, false},
-	    .lock = PTHREAD_MUTEX_INITIALIZER,
-	    .end = RELAY_EOF,
+	    .up = {&relay, &relay.down, client, upstream, up,
+		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, 0, false},
+	    .down = {&relay, &relay.up, upstream, client, down,
+		RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, 0, false},
 	};
+	_Alignas(max_align_t) char stack[STACK_SIZE];
+	pthread_attr_t attr;
 	pthread_t thread;
-	int error = pthread_create(&thread, NULL, run_direction, &relay.down);
+	int error;
 
+	(void)pthread_attr_init(&attr); /* can't fail on Linux */
+	(void)pthread_attr_setstack(&attr, stack, sizeof(stack));
+	error = pthread_create(&thread, &attr, run_direction, &relay.down);
 	if (error == 0) {
 		(void)run_direction(&relay.up);
 		pthread_join(thread, NULL);
 	} else {
 		fail(&relay, RELAY_NO_RESOURCES, error);
 	}
-	return (struct relay_result){
-	    relay.end, relay.error, relay.up.moved, relay.down.moved};
+	return (struct relay_result){(enum relay_end)(relay.failure >> 16),
+	    relay.failure & 0xffff, relay.up.moved, relay.down.moved};
 }

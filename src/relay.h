@@ -8,7 +8,7 @@ enum relay_end {
 	RELAY_EOF,            /* each side ended and everything was delivered */
 	RELAY_CLIENT_ERROR,   /* the client's socket failed */
 	RELAY_UPSTREAM_ERROR, /* the upstream's socket failed */
-	RELAY_NO_RESOURCES,   /* no thread, pipe or memory */
+	RELAY_NO_RESOURCES,   /* no thread */
 };
 
 struct relay_result {
@@ -23,4 +23,5 @@ struct relay_result {
  * shutdown(SHUT_WR) of the other when all data is delivered; the opposite
  * direction goes on without a time limit. Any error ends both directions and
  * resets both sockets (stream_reset()). The descriptors stay open. */
-struct relay_result relay_run(int client, int upstream, enum copy_mode mode);
+struct relay_result
+relay_run(int client, int upstream, struct copy_way up, struct copy_way down);

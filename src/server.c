@@ -25,12 +25,12 @@
 
 /* getaddrinfo(3) needs room; only the pages used are backed by memory. */
 #define STACK_SIZE 262144
-#define DESCRIPTORS_PER_CONNECTION 6 /* two sockets, two pipes */
-#define THREADS_PER_CONNECTION 2
 #define RESERVED 10 /* connections fewer, for what the process itself needs */
 
 static sem_t slots; /* free places for connections */
-static enum copy_mode copy_mode;
+static dial_function *dial_upstream;
+static pthread_attr_t attr; /* of threads */
+static struct copy_way to_tcp, to_vsock;
 
 int
 server_target(struct connection *c, struct address *target)
@@ -84,17 +84,18 @@ run_connection(void *argument)
 	};
 	struct connection *c = argument;
 	struct relay_result result = {0};
+	bool from_tcp = settings.listen_host.text != NULL;
 	int upstream;
 
-	pthread_detach(pthread_self());
-	upstream = c->dial(c);
+	upstream = dial_upstream(c);
 	if (upstream == -1) {
 		stream_reset(c->client); /* an end would look like an answer */
 	} else {
 		log_line(LEVEL_DEBUG,
 		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
 		    c->number, c->upstream, c->target);
-		result = relay_run(c->client, upstream, copy_mode);
+		result = relay_run(c->client, upstream,
+		    from_tcp ? to_vsock : to_tcp, from_tcp ? to_tcp : to_vsock);
 		close(upstream);
 		c->end = ends[result.end];
 		c->reason = result.end == RELAY_EOF
@@ -110,28 +111,24 @@ run_connection(void *argument)
 
 /* Serves an accepted socket. Returns 0, or an errno: it is reset and logged. */
 static int
-serve_client(int fd, const struct address *peer, dial_function *dial)
+serve_client(int fd, const struct address *peer)
 {
-	static const struct relay_result nothing;
 	static uint64_t number;
 	struct connection *c = malloc(sizeof(*c));
-	struct connection failed;
-	pthread_t thread;
-	int error = ENOMEM;
-
-	stream_set_options(fd, peer->any.sa_family);
-	failed = (struct connection){.dial = dial,
-	    .number = ++number,
+	struct connection failed = {.number = ++number,
 	    .accepted = clock_ms(),
 	    .peer = *peer,
 	    .client = fd,
 	    .upstream = "-",
 	    .target = "-",
 	    .end = "no-upstream"};
+	pthread_t thread;
+	int error = ENOMEM;
+
 	address_unmap(&failed.peer);
 	if (c != NULL) {
 		*c = failed;
-		error = pthread_create(&thread, NULL, run_connection, c);
+		error = pthread_create(&thread, &attr, run_connection, c);
 	}
 	if (error != 0) {
 		free(c);
@@ -139,7 +136,7 @@ serve_client(int fd, const struct address *peer, dial_function *dial)
 		close(fd);
 		failed.end = "no-resources";
 		failed.reason = stream_reason(AF_UNSPEC, error);
-		log_connection(&failed, &nothing);
+		log_connection(&failed, &(struct relay_result){0});
 	}
 	return error;
 }
@@ -152,30 +149,22 @@ back_off(unsigned *delay_ms)
 	(void)poll(NULL, 0, (int)*delay_ms); /* EINTR: sooner does no harm */
 }
 
-static bool
-is_among(int error, const int *errors, size_t count)
-{
-	while (count > 0 && errors[count - 1] != error)
-		count--;
-	return count > 0;
-}
-
 /* Logs a failed accept(2), at most once a second, and waits if need be. */
 static void
 handle_accept_error(int error, unsigned *delay_ms)
 {
 	/* Of one connection, not of the listener: accept(2). */
-	static const int next[] = {EINTR, ECONNABORTED, EPROTO, ENOPROTOOPT,
-	    ENETDOWN, EHOSTDOWN, ENONET, EHOSTUNREACH, ENETUNREACH, EOPNOTSUPP,
-	    ETIMEDOUT, ECONNRESET, EPERM};
+	static const unsigned char next[] = {EINTR, ECONNABORTED, EPROTO,
+	    ENOPROTOOPT, ENETDOWN, EHOSTDOWN, ENONET, EHOSTUNREACH, ENETUNREACH,
+	    EOPNOTSUPP, ETIMEDOUT, ECONNRESET, EPERM};
 	/* Resources that other connections may give back. */
-	static const int later[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
+	static const unsigned char later[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
 	static uint64_t quiet_until;
 	bool fatal;
 
-	if (is_among(error, next, sizeof(next) / sizeof(*next)))
+	if (memchr(next, error, sizeof(next)) != NULL)
 		return;
-	fatal = !is_among(error, later, sizeof(later) / sizeof(*later));
+	fatal = memchr(later, error, sizeof(later)) == NULL;
 	if (fatal || clock_ms() >= quiet_until) {
 		quiet_until = clock_ms() + 1000;
 		log_line(LEVEL_ERROR, "msg=\"cannot accept\" reason=\"%s\"",
@@ -187,7 +176,7 @@ handle_accept_error(int error, unsigned *delay_ms)
 }
 
 _Noreturn static void
-accept_loop(int listener, dial_function *dial)
+accept_loop(int listener)
 {
 	unsigned delay_ms = 0;
 
@@ -198,7 +187,7 @@ accept_loop(int listener, dial_function *dial)
 		while (sem_wait(&slots) == -1)
 			; /* EINTR */
 		fd = accept4(listener, &peer.any, &peer.length, SOCK_CLOEXEC);
-		if (fd != -1 && serve_client(fd, &peer, dial) == 0) {
+		if (fd != -1 && serve_client(fd, &peer) == 0) {
 			delay_ms = 0;
 			continue;
 		}
@@ -244,23 +233,24 @@ open_listener(char *text, size_t size)
 }
 
 /* Raises the soft limit on descriptors to the hard one. Returns how many
- * connections that and the limit on threads allow. prlimit(2), because musl's
- * setrlimit(3) comes with code to stop all threads. */
+ * connections that and the limit on threads (two for each) allow. */
 static unsigned
 raise_limits(void)
 {
+	/* Two sockets, and pipes: in each mode. */
+	static const unsigned descriptors[] = {4, 6, 2};
 	struct rlimit files, threads;
 	uint64_t most = INT_MAX; /* at most SEM_VALUE_MAX */
 
-	if (prlimit(0, RLIMIT_NOFILE, NULL, &files) == 0) {
-		files.rlim_cur = files.rlim_max; /* always allowed */
-		(void)prlimit(0, RLIMIT_NOFILE, &files, NULL);
-		if (files.rlim_cur / DESCRIPTORS_PER_CONNECTION < most)
-			most = files.rlim_cur / DESCRIPTORS_PER_CONNECTION;
-	}
-	if (prlimit(0, RLIMIT_NPROC, NULL, &threads) == 0 &&
-	    threads.rlim_cur / THREADS_PER_CONNECTION < most)
-		most = threads.rlim_cur / THREADS_PER_CONNECTION;
+	/* prlimit(2) can't fail for these, and is smaller than setrlimit(3). */
+	(void)prlimit(0, RLIMIT_NOFILE, NULL, &files);
+	(void)prlimit(0, RLIMIT_NPROC, NULL, &threads);
+	files.rlim_cur = files.rlim_max;
+	(void)prlimit(0, RLIMIT_NOFILE, &files, NULL);
+	if (files.rlim_cur / descriptors[settings.copy] < most)
+		most = files.rlim_cur / descriptors[settings.copy];
+	if (threads.rlim_cur / 2 < most)
+		most = threads.rlim_cur / 2;
 	return most > RESERVED ? (unsigned)most - RESERVED : 1;
 }
 
@@ -278,24 +268,28 @@ void
 server_run(const char *upstream, dial_function *dial)
 {
 	unsigned most = raise_limits();
-	pthread_attr_t attributes;
 	char text[ADDRESS_TEXT_SIZE];
+	static const char *const copies[] = {"auto", "splice", "buffer"};
 	int listener;
 
 	open_standard_streams();
 	(void)signal(SIGPIPE, SIG_IGN); /* can't fail for this signal */
-	/* If this fails, stacks stay as large as libc makes them. */
-	if (pthread_attr_init(&attributes) == 0 &&
-	    pthread_attr_setstacksize(&attributes, STACK_SIZE) == 0)
-		(void)pthread_setattr_default_np(&attributes);
-	copy_mode = copy_choose((enum copy_mode)settings.copy);
+	(void)pthread_attr_init(&attr); /* can't fail; nor those: */
+	(void)pthread_attr_setstacksize(&attr, STACK_SIZE);
+	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	dial_upstream = dial;
+	/* DESIGN.md says why. */
+	to_tcp.splice = settings.copy != COPY_BUFFER;
+	to_tcp.bulk_splice = settings.copy == COPY_SPLICE;
+	to_vsock.splice = to_vsock.bulk_splice = to_tcp.bulk_splice;
+	to_vsock.chunk = settings.vsock_chunk;
+	stream_vsock_buffer = settings.vsock_buffer;
 	if (settings.max_connections != 0)
 		most = settings.max_connections;
 	(void)sem_init(&slots, 0, most); /* within INT_MAX: can't fail */
 	listener = open_listener(text, sizeof(text));
 	log_line(LEVEL_INFO,
 	    "msg=listening listen=%s upstream=%s copy=%s max-connections=%u",
-	    text, upstream, copy_mode == COPY_BUFFER ? "buffer" : "splice",
-	    most);
-	accept_loop(listener, dial);
+	    text, upstream, copies[settings.copy], most);
+	accept_loop(listener);
 }

@@ -11,7 +11,6 @@ typedef int dial_function(struct connection *c);
 
 /* A connection. A dial function reads client and sets what is below it. */
 struct connection {
-	dial_function *dial;
 	uint64_t number;
 	uint64_t accepted;                /* clock_ms() */
 	struct address peer;              /* the client's address */

@@ -31,22 +31,36 @@ set_option(int fd, int level, int option, int value)
 	(void)setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-void
-stream_set_options(int fd, int family)
+unsigned stream_vsock_buffer;
+
+/* Accepted sockets inherit the options. */
+static int
+open_socket(int family)
 {
-	if (family == AF_VSOCK)
-		return;
-	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t size = stream_vsock_buffer;
+
+	if (fd == -1)
+		return -1;
+	if (family != AF_VSOCK) {
+		set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+		set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+		set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
+		set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
+		set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
+	} else if (size != 0) { /* up to a maximum, which anybody may raise */
+		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE,
+		    &size, sizeof(size));
+		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size,
+		    sizeof(size));
+	}
+	return fd;
 }
 
 int
 stream_listen(const struct address *address)
 {
-	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = open_socket(address->any.sa_family);
 
 	if (fd == -1)
 		return -1;
@@ -79,11 +93,10 @@ int
 stream_connect(const struct address *address, unsigned timeout_ms)
 {
 	int family = address->any.sa_family, status;
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = open_socket(family);
 
 	if (fd == -1)
 		return -1;
-	stream_set_options(fd, family);
 	if (limit_connect(fd, family, timeout_ms) == -1)
 		goto fail;
 	do { /* EINTR: only after SIGSTOP and SIGCONT, signal(7) */
@@ -95,9 +108,6 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 			errno = ETIMEDOUT;
 		goto fail;
 	}
-	/* That limit would end writes, too. */
-	if (family != AF_VSOCK && limit_connect(fd, family, 0) == -1)
-		goto fail;
 	return fd;
 fail:
 	close_keep_errno(fd);
@@ -150,6 +160,7 @@ stream_local_address(int fd, struct address *address)
 int
 stream_original_destination(int fd, struct address *target)
 {
+	char local_text[ADDRESS_TEXT_SIZE], target_text[ADDRESS_TEXT_SIZE];
 	struct address local;
 	int status;
 
@@ -167,7 +178,9 @@ stream_original_destination(int fd, struct address *target)
 		return -1;
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
-	if (address_equal(target, &local)) {
+	address_format(&local, local_text, sizeof(local_text));
+	address_format(target, target_text, sizeof(target_text));
+	if (strcmp(target_text, local_text) == 0) {
 		errno = ENOENT;
 		return -1;
 	}

@@ -1,17 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stream sockets of any family: listen, connect, options, original
- * destination, reset. Descriptors made here are close-on-exec, blocking, and
- * the caller's to close. Everything is thread-safe. */
+/* Stream sockets of any family: listen, connect, original destination, reset.
+ * TCP sockets, accepted ones included, have TCP_NODELAY and keepalive (first
+ * probe after 60 s, then 6, 10 s apart). Descriptors made here are
+ * close-on-exec, blocking, and the caller's to close. Everything is
+ * thread-safe. */
 #pragma once
 #include "address.h"
+
+/* Bytes that a vsock socket takes in before its reader does, for those made
+ * from now on (vsock(7), SO_VM_SOCKETS_BUFFER_SIZE); 0: the kernel's default.
+ * Set before the first thread. */
+extern unsigned stream_vsock_buffer;
 
 /* Binds and listens on a TCP or vsock address, with the longest backlog.
  * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2). */
 int stream_listen(const struct address *address);
 
-/* Connects, for at most timeout_ms milliseconds (> 0), vsock included; a TCP
- * socket gets stream_set_options(). Returns the socket, or -1 with errno of
- * socket(2) or connect(2); ETIMEDOUT when the time is over. */
+/* Connects, for at most timeout_ms milliseconds (> 0), vsock included.
+ * Returns the socket, or -1 with errno of socket(2) or connect(2); ETIMEDOUT
+ * when the time is over. */
 int stream_connect(const struct address *address, unsigned timeout_ms);
 
 /* Resolves HOST:PORT, which may block for as long as the resolver likes, and
@@ -21,10 +28,6 @@ int stream_connect(const struct address *address, unsigned timeout_ms);
  * -1 with *reason set (static text, needs no errno). */
 int stream_open(const struct host_port *host_port, unsigned timeout_ms,
     struct address *address, const char **reason);
-
-/* For TCP, TCP_NODELAY and keepalive (first probe after 60 s, then 6, 10 s
- * apart); nothing for vsock. Failure does no harm and isn't reported. */
-void stream_set_options(int fd, int family);
 
 /* The address that a redirected TCP connection was meant for before NAT:
  * SO_ORIGINAL_DST (getorigdst() in net/netfilter/nf_conntrack_proto.c).

@@ -370,9 +370,27 @@ program_threads(const struct program *p)
 	return count_entries(p, "task");
 }
 
+unsigned
+program_memory(const struct program *p)
+{
+	FILE *file = fopen(harness_text("/proc/%d/status", (int)p->pid), "re");
+	char line[256];
+	unsigned kib = 0;
+
+	if (file == NULL)
+		fail_msg("%s has gone", p->name);
+	while (fgets(line, sizeof(line), file) != NULL) {
+		if (strncmp(line, "VmSize:", 7) == 0)
+			kib = (unsigned)strtoul(line + 7, NULL, 10);
+	}
+	fclose(file);
+	assert_true(kib > 0);
+	return kib;
+}
+
 struct ceiling {
 	const struct program *program;
-	const char *folder;
+	unsigned (*count)(const struct program *p);
 	unsigned most, now;
 };
 
@@ -381,14 +399,14 @@ is_below(void *argument)
 {
 	struct ceiling *c = argument;
 
-	c->now = count_entries(c->program, c->folder);
+	c->now = c->count(c->program);
 	return c->now <= c->most;
 }
 
 unsigned
 program_wait_descriptors(const struct program *p, unsigned most)
 {
-	struct ceiling c = {p, "fd", most, 0};
+	struct ceiling c = {p, program_descriptors, most, 0};
 
 	harness_wait(is_below, &c);
 	return c.now;
@@ -397,7 +415,16 @@ program_wait_descriptors(const struct program *p, unsigned most)
 unsigned
 program_wait_threads(const struct program *p, unsigned most)
 {
-	struct ceiling c = {p, "task", most, 0};
+	struct ceiling c = {p, program_threads, most, 0};
+
+	harness_wait(is_below, &c);
+	return c.now;
+}
+
+unsigned
+program_wait_memory(const struct program *p, unsigned most)
+{
+	struct ceiling c = {p, program_memory, most, 0};
 
 	harness_wait(is_below, &c);
 	return c.now;

@@ -95,9 +95,13 @@ const char *program_err(struct program *p);
 unsigned program_descriptors(const struct program *p);
 unsigned program_threads(const struct program *p);
 
+/* KiB that it has mapped now. */
+unsigned program_memory(const struct program *p);
+
 /* Wait until it has at most so many (DEADLINE_MS); return how many. */
 unsigned program_wait_descriptors(const struct program *p, unsigned most);
 unsigned program_wait_threads(const struct program *p, unsigned most);
+unsigned program_wait_memory(const struct program *p, unsigned most);
 
 /*
  * Waits for a line on its standard error that contains a text, counting from

@@ -404,6 +404,33 @@ test_vsock_timeout_set(void **state)
 }
 
 static void
+test_vsock_buffer(void **state)
+{
+	/* Broken: --vsock-buffer has no effect on connected, or on accepted
+	 * sockets; or there is one without it. */
+	static char *const sizes[] = {"262144", "524288", "2097152"};
+	uint64_t size;
+	socklen_t length = sizeof(size);
+	int client, upstream, fd;
+
+	for (size_t i = 0; i < COUNT(sizes); i++) {
+		struct bridge b = strict_bridge((enum route)(uintptr_t)*state,
+		    i == 0 ? NULL : ARGS("--vsock-buffer", sizes[i]));
+
+		bridge_pair(&b, &client, &upstream);
+		traffic_echo(client, upstream);
+		fd = borrow_connected(b.first, AF_VSOCK);
+		assert_int_equal(getsockopt(fd, AF_VSOCK,
+				     SO_VM_SOCKETS_BUFFER_SIZE, &size, &length),
+		    0);
+		assert_int_equal(size, strtoull(sizes[i], NULL, 10));
+		close(fd);
+		program_stop_all();
+		network_reset();
+	}
+}
+
+static void
 test_descriptors_close_on_exec(void **state)
 {
 	/* Broken: whatever the program's libc might start (a resolver's
@@ -454,6 +481,8 @@ strict_dial_run(void)
 	    TEST_WITH(test_timeouts_of_connecting_only,
 		"vsock-to-ip-transparent", VSOCK_TO_IP_TRANSPARENT),
 	    TEST(test_ipv6_upstream),
+	    TEST_WITH(test_vsock_buffer, "accepted", VSOCK_TO_IP),
+	    TEST_WITH(test_vsock_buffer, "connected", IP_TO_VSOCK),
 	    TEST_WITH(test_tcp_options, "accepted", IP_TO_VSOCK),
 	    TEST_WITH(test_tcp_options, "connected", VSOCK_TO_IP),
 	    TEST_WITH(

@@ -16,13 +16,12 @@
 #define RESET "Connection reset by peer"
 /* Writing to what has gone: what the kernel says depends on the moment. */
 #define GONE RESET "|Broken pipe"
-#define TOO_MANY "Too many open files|No file descriptors available"
 
 /* Far more than all buffers on the way hold. */
 #define ENDLESS (1024ULL * MIB)
 #define SOME 100000
 
-static char *const modes[] = {"splice", "buffer"};
+static char *const modes[] = {"auto", "splice", "buffer"};
 
 static enum route
 route_of(void **state)
@@ -61,6 +60,20 @@ test_half_close(void **state)
 	}
 }
 
+/* Both send a stream, receive the other's, and end. */
+static void
+exchange(int client, int upstream, uint64_t size)
+{
+	struct flow *flows[4];
+
+	flows[0] = flow_send(client, 1, size, 0);
+	flows[1] = flow_send(upstream, 2, size, 0);
+	flows[2] = flow_receive(upstream, 1, size);
+	flows[3] = flow_receive(client, 2, size);
+	for (size_t i = 0; i < COUNT(flows); i++)
+		flow_finish(flows[i]);
+}
+
 static void
 test_both_ways(void **state)
 {
@@ -72,16 +85,10 @@ test_both_ways(void **state)
 		struct bridge b =
 		    strict_bridge(route_of(state), ARGS("--copy", modes[i]));
 		int client, upstream;
-		struct flow *flows[4];
 		const char *line;
 
 		bridge_pair(&b, &client, &upstream);
-		flows[0] = flow_send(client, 1, size, 0);
-		flows[1] = flow_send(upstream, 2, size, 0);
-		flows[2] = flow_receive(upstream, 1, size);
-		flows[3] = flow_receive(client, 2, size);
-		for (size_t j = 0; j < COUNT(flows); j++)
-			flow_finish(flows[j]);
+		exchange(client, upstream, size);
 		line =
 		    strict_expect_end(b.first, strict_first(&b), "eof", NULL);
 		assert_int_equal(program_log_number(line, "up"), size);
@@ -310,10 +317,10 @@ test_chain_cut_off(void **state)
 }
 
 static void
-test_no_resources(void **state)
+test_no_pipes(void **state)
 {
-	/* Broken: a connection that can't be served for want of descriptors
-	 * seems to end well; or leaks; or nobody learns why. */
+	/* Broken: without descriptors for pipes, bytes are lost or a connection
+	 * fails; or it leaks. */
 	struct bridge b = {.client_is_tcp = true,
 	    .listen_port = network_tcp_port(),
 	    .vsock_port = network_vsock_port()};
@@ -334,12 +341,34 @@ test_no_resources(void **state)
 	b.listener = network_vsock_listen(b.vsock_port);
 	for (unsigned i = 1; i <= 3; i++) {
 		bridge_pair(&b, &client, &upstream);
-		assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
-		traffic_expect_end(upstream);
-		strict_expect_end(b.first, i, "no-resources", TOO_MANY);
+		exchange(client, upstream, MIB);
+		strict_expect_end(b.first, i, "eof", NULL);
 	}
 	assert_int_equal(program_wait_descriptors(b.first, 4), 4);
 	assert_int_equal(program_wait_threads(b.first, 1), 1);
+}
+
+static void
+test_memory_given_back(void **state)
+{
+	/* Broken: an idle connection that has carried bulk holds memory until
+	 * it ends; or bulk after a pause goes wrong. */
+	struct bridge b = strict_bridge(IP_TO_VSOCK, NULL);
+	unsigned before;
+	int client, upstream;
+
+	(void)state;
+	bridge_pair(&b, &client, &upstream);
+	traffic_echo(client, upstream);
+	before = program_memory(b.first);
+	for (int i = 0; i < 2; i++) {
+		traffic_send_stream(client, 1, SOME);
+		traffic_expect_stream(upstream, 1, SOME);
+		assert_true(program_memory(b.first) >= before + 256);
+		assert_int_equal(program_wait_memory(b.first, before), before);
+	}
+	exchange(client, upstream, MIB);
+	strict_expect_end(b.first, strict_first(&b), "eof", NULL);
 }
 
 static void
@@ -462,7 +491,8 @@ strict_end_run(void)
 	    TEST_WITH(test_chain_cut_off, "chain-fixed", CHAIN_FIXED),
 	    TEST_WITH(
 		test_chain_cut_off, "chain-transparent", CHAIN_TRANSPARENT),
-	    TEST(test_no_resources),
+	    TEST(test_no_pipes),
+	    TEST(test_memory_given_back),
 	    TEST_WITH(test_stop_and_continue, "ip-to-vsock", IP_TO_VSOCK),
 	    TEST_WITH(test_stop_and_continue, "vsock-to-ip", VSOCK_TO_IP),
 	    TEST_WITH(test_streams_closed, "stderr", no_stderr),

@@ -21,6 +21,8 @@ enum kind {
 	UPSTREAM_VSOCK,
 	UPSTREAM_CID,
 	NUMBER,
+	CHUNK,
+	BUFFER,
 	LEVEL,
 	MODE,
 	NO_VALUE
@@ -76,6 +78,12 @@ static const struct {
 	{"2", "1", "1000000"},
 	{"", "0", "00", "1000001", "4294967297", "18446744073709551617", "-1",
 	    "+1", " 1", "1 ", "1.5", "1s", "0x1", "ten"}},
+    [CHUNK] = {"expected a whole number of 4096 to 1048576",
+	{"4096", "1048576", "32769"},
+	{"", "0", "4095", "1048577", "4294971392", "-4096", "32k", "8192 "}},
+    [BUFFER] = {"expected a whole number of 262144 to 1073741824",
+	{"262144", "1073741824"},
+	{"", "0", "262143", "1073741825", "4295229440", "-262144", "1M"}},
     [LEVEL] = {"expected error, warn, info or debug",
 	{"info", "error", "warn", "debug"},
 	{"", "INFO", "inf", "infos", "info ", "trace", "2"}},
@@ -95,6 +103,8 @@ struct flag {
 	    {0, "max-connections", " <N>", NUMBER, false},   \
 	    {0, "log-level", " <LEVEL>", LEVEL, false},      \
 	    {0, "copy", " <MODE>", MODE, false},             \
+	    {0, "vsock-chunk", " <BYTES>", CHUNK, false},    \
+	    {0, "vsock-buffer", " <BYTES>", BUFFER, false},  \
 	    {'h', "help", "", NO_VALUE, false},              \
 	{                                                    \
 		'V', "version", "", NO_VALUE, false          \
@@ -102,7 +112,7 @@ struct flag {
 
 static const struct synopsis {
 	const char *program;
-	struct flag flags[9]; /* up to one without a name */
+	struct flag flags[11]; /* up to one without a name */
 } synopses[] = {
     {"ip-to-vsock",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
@@ -528,6 +538,8 @@ test_help(void **state)
 			find(harness_text(
 				 "%.*s", (int)strcspn(row + 1, "\n"), row + 1),
 			    "[default: 10]");
+		if (f->kind == CHUNK)
+			find(row, "[default: 32768]");
 	}
 	/* The usage, an empty line, a headline, the rows. */
 	assert_int_equal(strict_count(out, '\n'), 3 + count);

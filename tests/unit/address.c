@@ -351,9 +351,7 @@ test_made_from_bytes(void **state)
 	assert_int_equal(address.in6.sin6_flowinfo, 0);
 	assert_int_equal(address_port(&address), 65535);
 
-	address = address_vsock(UINT32_MAX, 70000);
-	assert_int_equal(address.length, sizeof(struct sockaddr_vm));
-	assert_int_equal(address.vm.svm_cid, UINT32_MAX);
+	address = vsock_address(UINT32_MAX, 70000);
 	assert_int_equal(address_port(&address), 70000);
 }
 
@@ -390,9 +388,9 @@ test_format(void **state)
 	    "[eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535");
 	assert_formats_as(
 	    address_ip(AF_INET6, bytes_of_mapped, 9), "[::ffff:192.0.2.1]:9");
-	assert_formats_as(address_vsock(3, 1200), "3:1200");
+	assert_formats_as(vsock_address(3, 1200), "3:1200");
 	assert_formats_as(
-	    address_vsock(UINT32_MAX, UINT32_MAX), "4294967295:4294967295");
+	    vsock_address(UINT32_MAX, UINT32_MAX), "4294967295:4294967295");
 	assert_formats_as((struct address){.length = 0}, "-");
 }
 
@@ -428,7 +426,7 @@ test_round_trip(void **state)
 		    address_parse_number(host_port.port, port, port, &number));
 
 		memcpy(&cid, bytes, sizeof(cid));
-		address = address_vsock(cid, port);
+		address = vsock_address(cid, port);
 		address_format(&address, text, sizeof(text));
 		assert_true(address_parse_vsock(text, &again, NULL));
 		assert_int_equal(again.vm.svm_cid, cid);
@@ -461,51 +459,9 @@ test_unmap(void **state)
 		assert_int_equal(address.length, sizeof(struct sockaddr_in6));
 		assert_memory_equal(&address.in6.sin6_addr, bytes, 16);
 	}
-	address = address_vsock(0, 0xffff);
+	address = vsock_address(0, 0xffff);
 	address_unmap(&address);
 	assert_formats_as(address, "0:65535");
-}
-
-static void
-test_equal(void **state)
-{
-	/* Fails if the proxy's own address isn't known again, which ends in a
-	 * loop, or if another one is taken for it. */
-	static const uint8_t sixteen[16] = {0xfe, 0x80, 1, 2, 3, 4, 5, 6, 7, 8};
-	static const uint8_t none[16];
-	struct address a = address_ip(AF_INET, sixteen, 80), b = a;
-
-	(void)state;
-	assert_true(address_equal(&a, &b));
-	b = address_ip(AF_INET, sixteen, 81);
-	assert_false(address_equal(&a, &b));
-	for (size_t i = 0; i < 4; i++) {
-		b = a;
-		((uint8_t *)&b.in.sin_addr)[i] ^= 0x80;
-		assert_false(address_equal(&a, &b));
-	}
-	b = address_ip(AF_INET6, sixteen, 80);
-	assert_false(address_equal(&a, &b));
-	assert_false(address_equal(&b, &a));
-
-	/* What of an address is at the same place in another family is 0. */
-	a = address_ip(AF_INET, none, 80);
-	b = address_ip(AF_INET6, none, 80);
-	assert_false(address_equal(&a, &b));
-	assert_false(address_equal(&b, &a));
-
-	a = b = address_ip(AF_INET6, sixteen, 80);
-	assert_true(address_equal(&a, &b));
-	b.in6.sin6_scope_id = 2;
-	b.in6.sin6_flowinfo = htonl(7);
-	assert_true(address_equal(&a, &b));
-	b.in6.sin6_port = htons(81);
-	assert_false(address_equal(&a, &b));
-	for (size_t i = 0; i < 16; i++) {
-		b = a;
-		b.in6.sin6_addr.s6_addr[i] ^= 1;
-		assert_false(address_equal(&a, &b));
-	}
 }
 
 int
@@ -525,7 +481,6 @@ main(void)
 	    cmocka_unit_test(test_format),
 	    cmocka_unit_test(test_round_trip),
 	    cmocka_unit_test(test_unmap),
-	    cmocka_unit_test(test_equal),
 	};
 
 	alarm(LAST_RESORT_S);

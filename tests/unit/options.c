@@ -4,7 +4,6 @@
  * back through shared memory. */
 #include "options.h"
 
-#include "copy.h"
 #include "log.h"
 #include "support.h"
 
@@ -20,6 +19,8 @@
 	"CID:PORT, both 0 to 4294967294, or local or host for the CID"
 #define CID_EXPECTED "a CID of 0 to 4294967294, or local or host"
 #define NUMBER_EXPECTED "a whole number of 1 to 1000000"
+#define CHUNK_EXPECTED "a whole number of 4096 to 1048576"
+#define BUFFER_EXPECTED "a whole number of 262144 to 1073741824"
 
 /* Exit status of a child whose options_parse() has returned. */
 #define RETURNED 100
@@ -240,6 +241,8 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.max_connections, 0);
 	assert_int_equal(parsed->settings.log_level, LEVEL_INFO);
 	assert_int_equal(parsed->settings.copy, COPY_AUTO);
+	assert_int_equal(parsed->settings.vsock_chunk, 32768);
+	assert_int_equal(parsed->settings.vsock_buffer, 0);
 	assert_int_equal(parsed->settings.listen_vsock.length, 0);
 }
 
@@ -253,6 +256,16 @@ test_numbers(void **state)
 	assert_returned();
 	assert_int_equal(parsed->settings.connect_timeout, 1);
 	assert_int_equal(parsed->settings.max_connections, 1000000);
+	parse(cid_table, ARGS("-v3", "--vsock-chunk", "4096",
+			     "--vsock-buffer=1073741824", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.vsock_chunk, 4096);
+	assert_int_equal(parsed->settings.vsock_buffer, 1073741824);
+	parse(cid_table, ARGS("-v3", "--vsock-chunk=1048576", "--vsock-buffer",
+			     "262144", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.vsock_chunk, 1048576);
+	assert_int_equal(parsed->settings.vsock_buffer, 262144);
 }
 
 static void
@@ -325,6 +338,17 @@ test_words(void **state)
 		cid_table, {"-v3", "--max-connections", value},                \
 		    BAD_VALUE(value, "--max-connections <N>", NUMBER_EXPECTED) \
 	}
+#define BAD_CHUNK(value)                                                      \
+	{                                                                     \
+		cid_table, {"-v3", "--vsock-chunk", value},                   \
+		    BAD_VALUE(value, "--vsock-chunk <BYTES>", CHUNK_EXPECTED) \
+	}
+#define BAD_BUFFER(value)                                                 \
+	{                                                                 \
+		cid_table, {"-v3", "--vsock-buffer", value},              \
+		    BAD_VALUE(                                            \
+			value, "--vsock-buffer <BYTES>", BUFFER_EXPECTED) \
+	}
 
 /* A command line and what is said about it. */
 struct mistake {
@@ -377,6 +401,15 @@ test_bad_values(void **state)
 	    BAD_NUMBER("+5"),
 	    BAD_NUMBER("1.5"),
 	    BAD_NUMBER("ten"),
+	    BAD_CHUNK("0"),
+	    BAD_CHUNK("4095"),
+	    BAD_CHUNK("1048577"),
+	    BAD_CHUNK("4294971392"), /* 4096, in 32 bits */
+	    BAD_CHUNK("32k"),
+	    BAD_BUFFER("0"),
+	    BAD_BUFFER("262143"),
+	    BAD_BUFFER("1073741825"),
+	    BAD_BUFFER("4295229440"), /* 262144, in 32 bits */
 	    {cid_table, {"-v3", "--log-level=trace"},
 		BAD_VALUE("trace", "--log-level <LEVEL>",
 		    "error, warn, info or debug")},
@@ -403,6 +436,8 @@ test_negative_numbers(void **state)
 	static const struct mistake mistakes[] = {
 	    BAD_NUMBER("-1"),
 	    BAD_NUMBER("-9999999999999999999999"),
+	    BAD_CHUNK("-4096"),
+	    BAD_BUFFER("-1"),
 	    BAD_CID("-1"),
 	    BAD_VSOCK("-1:5000"),
 	};
@@ -426,6 +461,12 @@ test_values_missing(void **state)
 	    {cid_table, {"-v3", "--max-connections", "-v"},
 		"error: no value for '--max-connections <N>': "
 		"expected " NUMBER_EXPECTED HINT},
+	    {cid_table, {"-v3", "--vsock-chunk"},
+		"error: no value for '--vsock-chunk <BYTES>': "
+		"expected " CHUNK_EXPECTED HINT},
+	    {cid_table, {"-v3", "--vsock-buffer"},
+		"error: no value for '--vsock-buffer <BYTES>': "
+		"expected " BUFFER_EXPECTED HINT},
 	    {ip_table, {NULL},
 		"error: '--ip-addr <IP_ADDR>' is missing: "
 		"expected " IP_EXPECTED "0 to 65535" HINT},
@@ -469,6 +510,8 @@ test_unexpected(void **state)
 		TWICE("--ip-addr <IP_ADDR>", "a:1")},
 	    {cid_table, {"-v3", "--copy=auto", "--copy=buffer"},
 		TWICE("--copy <MODE>", "buffer")},
+	    {cid_table, {"-v3", "--vsock-chunk=4096", "--vsock-chunk=4096"},
+		TWICE("--vsock-chunk <BYTES>", "4096")},
 	    {ip_table, {"--ip"}, UNEXPECTED("--ip")},
 	    {ip_table, {"--ip-addrs", "a:1"}, UNEXPECTED("--ip-addrs")},
 	    {ip_table, {"--IP-ADDR=a:1"}, UNEXPECTED("--IP-ADDR=a:1")},
@@ -528,6 +571,8 @@ test_help(void **state)
 	    {"", "--max-connections <N>", ""},
 	    {"", "--log-level <LEVEL>", ""},
 	    {"", "--copy <MODE>", ""},
+	    {"", "--vsock-chunk <BYTES>", ""},
+	    {"", "--vsock-buffer <BYTES>", ""},
 	    {"-h,", "--help", "Print help\n"},
 	    {"-V,", "--version", "Print version\n"},
 	};

@@ -208,7 +208,7 @@ test_all_ports(void **state)
 		assert_int_equal(bytes[4], port & 0xff);
 		assert_int_equal(bytes[5], port >> 8);
 		decoded = preamble_decode(bytes);
-		assert_true(address_equal(&decoded, &target));
+		assert_true(same_address(&decoded, &target));
 	}
 }
 
@@ -559,7 +559,7 @@ test_random(void **state)
 		assert_int_equal(
 		    preamble_receive(pair.ours, DEADLINE_S * 1000, &target), 0);
 		decoded = preamble_decode(bytes);
-		assert_true(address_equal(&target, &decoded));
+		assert_true(same_address(&target, &decoded));
 		assert_int_equal(preamble_encode(&target, again), size);
 		assert_memory_equal(again, bytes, size);
 	}

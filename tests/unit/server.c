@@ -9,6 +9,7 @@
 #include "copy.h"
 #include "log.h"
 #include "options.h"
+#include "relay.h"
 #include "stream.h"
 #include "support.h"
 
@@ -36,8 +37,10 @@ int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
     void *(*run)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
     void *(*run)(void *), void *argument);
-int __real_pthread_setattr_default_np(const pthread_attr_t *attributes);
-int __wrap_pthread_setattr_default_np(const pthread_attr_t *attributes);
+struct relay_result __real_relay_run(
+    int client, int upstream, struct copy_way up, struct copy_way down);
+struct relay_result __wrap_relay_run(
+    int client, int upstream, struct copy_way up, struct copy_way down);
 int __real_stream_connect(const struct address *address, unsigned timeout_ms);
 int __wrap_stream_connect(const struct address *address, unsigned timeout_ms);
 int __real_stream_listen(const struct address *address);
@@ -80,11 +83,19 @@ static struct shared {
 	bool ignores_sigpipe, is_detached;
 	int no_delay;
 
-	size_t stack_size;         /* that was asked for, for all threads */
-	struct rlimit first_limit; /* of descriptors, before server_run() */
-	size_t descriptors_max;    /* the hard limit to ask for; 0: none */
-	int listen_error;          /* of stream_listen() */
-	uint32_t local_cid;        /* 0: none is known */
+	size_t stack_size;     /* that was asked for, for the first thread */
+	bool created_detached; /* likewise */
+	/* Of the last relay. */
+	struct noted_way {
+		_Atomic bool splice, bulk_splice;
+		_Atomic size_t chunk;
+	} up, down;
+	_Atomic unsigned vsock_buffer; /* before vsock sockets are made */
+	bool poses_as_vsock;           /* a vsock listener is one of TCP */
+	struct rlimit first_limit;     /* of descriptors, before server_run() */
+	size_t descriptors_max;        /* the hard limit to ask for; 0: none */
+	int listen_error;              /* of stream_listen() */
+	uint32_t local_cid;            /* 0: none is known */
 } * shared;
 
 /* Whether this is the child, whose calls are wrapped. */
@@ -205,22 +216,41 @@ int
 __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
     void *(*run)(void *), void *argument)
 {
-	int error = 0;
+	int error = 0, state = -1;
 
-	if (is_server)
-		error = scripted(shared->create_errors, &shared->creates);
-	return error != 0
-		   ? error
-		   : __real_pthread_create(thread, attributes, run, argument);
+	if (!is_server)
+		return __real_pthread_create(thread, attributes, run, argument);
+	(void)pthread_attr_getdetachstate(attributes, &state);
+	if (shared->creates == 0) {
+		(void)pthread_attr_getstacksize(
+		    attributes, &shared->stack_size);
+		shared->created_detached = state == PTHREAD_CREATE_DETACHED;
+	}
+	error = scripted(shared->create_errors, &shared->creates);
+	if (error != 0)
+		return error;
+	/* The sanitizer needs a far larger stack than a relay's second thread
+	 * is given; that is the one that is waited for. */
+	if (THREAD_SANITIZER && state != PTHREAD_CREATE_DETACHED)
+		attributes = NULL;
+	return __real_pthread_create(thread, attributes, run, argument);
 }
 
-int
-__wrap_pthread_setattr_default_np(const pthread_attr_t *attributes)
+static void
+note_way(struct noted_way *noted, struct copy_way way)
 {
-	(void)pthread_attr_getstacksize(attributes, &shared->stack_size);
-	/* The sanitizer needs far larger stacks. */
-	return THREAD_SANITIZER ? 0
-				: __real_pthread_setattr_default_np(attributes);
+	noted->splice = way.splice;
+	noted->bulk_splice = way.bulk_splice;
+	noted->chunk = way.chunk;
+}
+
+struct relay_result
+__wrap_relay_run(
+    int client, int upstream, struct copy_way up, struct copy_way down)
+{
+	note_way(&shared->up, up);
+	note_way(&shared->down, down);
+	return __real_relay_run(client, upstream, up, down);
 }
 
 static unsigned connect_timeout; /* of the last stream_connect() */
@@ -236,8 +266,14 @@ __wrap_stream_connect(const struct address *address, unsigned timeout_ms)
 int
 __wrap_stream_listen(const struct address *address)
 {
+	static const uint8_t bytes[4] = {127, 0, 0, 1};
+	struct address loopback = address_ip(AF_INET, bytes, 0);
+
 	if (address->any.sa_family != AF_VSOCK)
 		return __real_stream_listen(address);
+	shared->vsock_buffer = stream_vsock_buffer;
+	if (shared->poses_as_vsock)
+		return __real_stream_listen(&loopback);
 	errno = shared->listen_error;
 	return -1;
 }
@@ -297,6 +333,8 @@ dial(struct connection *c)
 	}
 	if (i == 0)
 		look_around(c->client);
+	if (!shared->poses_as_vsock)
+		shared->vsock_buffer = stream_vsock_buffer;
 	if (i < shared->dial_errors) {
 		c->reason = "out of luck";
 		return -1;
@@ -564,6 +602,8 @@ assert_serves(unsigned number)
 	assert_contains(assert_logs(expected), " end=eof");
 }
 
+static const enum copy_mode modes[] = {COPY_AUTO, COPY_SPLICE, COPY_BUFFER};
+
 static void
 test_serves(void **state)
 {
@@ -595,18 +635,22 @@ test_nothing_leaks(void **state)
 {
 	/* Fails if the proxy stops serving after some thousand connections. */
 	(void)state;
-	settings.max_connections = 1; /* one after the other */
-	serve(dial);
-	for (unsigned i = 1; i <= 20; i++)
-		assert_serves(i);
-	stop_server();
-	for (size_t i = 0; i < 20; i++) {
-		/* But for the client's. */
-		assert_int_equal(
-		    shared->descriptors[i], shared->first_descriptors + 1);
-		assert_int_equal(shared->connections[i], 1);
+	for (size_t i = 0; i < LENGTH(modes); i++) {
+		memset(shared, 0, sizeof(*shared));
+		settings.copy = modes[i];
+		settings.max_connections = 1; /* one after the other */
+		serve(dial);
+		for (unsigned j = 1; j <= 20; j++)
+			assert_serves(j);
+		stop_server();
+		for (size_t j = 0; j < 20; j++) {
+			/* But for the client's. */
+			assert_int_equal(shared->descriptors[j],
+			    shared->first_descriptors + 1);
+			assert_int_equal(shared->connections[j], 1);
+		}
+		assert_true(shared->is_detached);
 	}
-	assert_true(shared->is_detached);
 }
 
 #define AT_ONCE 40
@@ -954,7 +998,6 @@ test_resets(void **state)
 	/* Fails if a reset isn't passed on, or the log blames the wrong side.
 	 */
 	static const char *const ends[] = {"client-error", "upstream-error"};
-	static const enum copy_mode modes[] = {COPY_BUFFER, COPY_SPLICE};
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(modes) * LENGTH(ends); i++) {
@@ -987,8 +1030,8 @@ test_listening_line(void **state)
 	static const struct {
 		enum copy_mode mode;
 		const char *text;
-	} cases[] = {
-	    {COPY_BUFFER, "copy=buffer"}, {COPY_SPLICE, "copy=splice"}};
+	} cases[] = {{COPY_BUFFER, "copy=buffer"}, {COPY_SPLICE, "copy=splice"},
+	    {COPY_AUTO, "copy=auto"}};
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
@@ -1015,16 +1058,22 @@ test_limits(void **state)
 	/* Fails if the proxy takes on more connections than it has descriptors
 	 * for, or leaves those unused that it could have. */
 	static const size_t descriptors[] = {0, 128, 30};
+	static const struct {
+		enum copy_mode mode;
+		size_t needs; /* descriptors for each connection */
+	} cases[] = {{COPY_AUTO, 4}, {COPY_SPLICE, 6}, {COPY_BUFFER, 2}};
 
 	(void)state;
-	for (size_t i = 0; i < LENGTH(descriptors); i++) {
+	for (size_t i = 0; i < LENGTH(descriptors) * LENGTH(cases); i++) {
+		size_t needs = cases[i % LENGTH(cases)].needs;
 		struct rlimit threads;
 		unsigned long most, told = 0;
 		char *line;
 
 		memset(shared, 0, sizeof(*shared));
-		shared->descriptors_max = descriptors[i];
+		shared->descriptors_max = descriptors[i / LENGTH(cases)];
 		settings.max_connections = 0;
+		settings.copy = cases[i % LENGTH(cases)].mode;
 		launch(dial);
 		line = assert_logs(" msg=listening ");
 		assert_int_equal(sscanf(strstr(line, " max-connections="),
@@ -1032,8 +1081,8 @@ test_limits(void **state)
 		    1);
 		stop_server();
 		most = INT32_MAX;
-		if (shared->first_limit.rlim_max / 6 < most)
-			most = shared->first_limit.rlim_max / 6;
+		if (shared->first_limit.rlim_max / needs < most)
+			most = shared->first_limit.rlim_max / needs;
 		assert_int_equal(getrlimit(RLIMIT_NPROC, &threads), 0);
 		if (threads.rlim_cur / 2 < most)
 			most = threads.rlim_cur / 2;
@@ -1069,14 +1118,60 @@ test_closed_streams(void **state)
 }
 
 static void
-test_small_stacks(void **state)
+test_threads(void **state)
 {
 	/* Fails if idle connections take the address space of libc's default
-	 * stacks, or have too small ones for getaddrinfo(3). */
+	 * stacks, or have too small ones for getaddrinfo(3), or if threads that
+	 * have ended are never given back. */
 	(void)state;
 	serve(dial);
+	assert_serves(1);
 	stop_server();
 	assert_in_range(shared->stack_size, 128 * 1024, 1024 * 1024);
+	assert_true(shared->created_detached);
+	assert_true(shared->is_detached);
+}
+
+static void
+assert_way(
+    const struct noted_way *way, bool splice, bool bulk_splice, size_t chunk)
+{
+	assert_int_equal(way->splice, splice);
+	assert_int_equal(way->bulk_splice, bulk_splice);
+	assert_int_equal(way->chunk, chunk);
+}
+
+static void
+test_engine(void **state)
+{
+	/* Fails if --copy, --vsock-chunk or --vsock-buffer have no effect, or
+	 * TCP gets what is meant for vsock. */
+	(void)state;
+	settings.vsock_chunk = 12345;
+	for (size_t i = 0; i < LENGTH(modes) * 2; i++) {
+		bool from_vsock = i % 2 == 1;
+		bool splice = modes[i / 2] == COPY_SPLICE;
+
+		memset(shared, 0, sizeof(*shared));
+		settings.copy = modes[i / 2];
+		settings.vsock_buffer = 262144 + (unsigned)i;
+		if (from_vsock) {
+			settings.listen_host.text = NULL;
+			settings.listen_vsock = vsock_address(3, 1200);
+			shared->poses_as_vsock = true;
+		} else {
+			assert_true(host_port_parse(
+			    "127.0.0.1:0", &settings.listen_host));
+		}
+		serve(dial);
+		assert_serves(1);
+		stop_server();
+		assert_way(from_vsock ? &shared->up : &shared->down,
+		    modes[i / 2] != COPY_BUFFER, splice, 0);
+		assert_way(from_vsock ? &shared->down : &shared->up, splice,
+		    splice, 12345);
+		assert_int_equal(shared->vsock_buffer, 262144 + (unsigned)i);
+	}
 }
 
 static void
@@ -1108,7 +1203,7 @@ test_cannot_listen_vsock(void **state)
 
 	(void)state;
 	settings.listen_host.text = NULL;
-	settings.listen_vsock = address_vsock(5, 1200);
+	settings.listen_vsock = vsock_address(5, 1200);
 	shared->listen_error = EADDRNOTAVAIL;
 	shared->local_cid = 7;
 	launch(dial);
@@ -1184,7 +1279,7 @@ test_target(void **state)
 	target_found =
 	    address_ip(AF_INET, (const uint8_t[4]){192, 0, 2, 1}, 443);
 	assert_int_equal(server_target(&c, &target), 0);
-	assert_true(address_equal(&target, &target_found));
+	assert_true(same_address(&target, &target_found));
 	assert_string_equal(c.target, "192.0.2.1:443");
 	assert_null(c.reason);
 }
@@ -1247,7 +1342,8 @@ main(void)
 	    TEST(test_limits),
 	    TEST(test_soft_limit_raised),
 	    TEST(test_closed_streams),
-	    TEST(test_small_stacks),
+	    TEST(test_threads),
+	    TEST(test_engine),
 	    TEST(test_cannot_listen),
 	    TEST(test_cannot_listen_vsock),
 	    TEST(test_dual_stack),

@@ -74,6 +74,9 @@ static struct {
 	struct timeval limits[8];
 	int limit_levels[8], limit_options[8];
 	size_t limits_set, others_set; /* calls */
+	uint64_t buffers[2];           /* sizes of vsock's, before connecting */
+	int buffer_options[2];
+	size_t buffers_set; /* calls */
 
 	int last_shutdown; /* how */
 	int socket_error, vsock_sockets;
@@ -239,6 +242,15 @@ __wrap_setsockopt(
 		calls.others_set++;
 		return __real_setsockopt(fd, level, option, value, length);
 	}
+	if (level == AF_VSOCK && option != SO_VM_SOCKETS_CONNECT_TIMEOUT) {
+		i = calls.buffers_set++;
+		if (i < LENGTH(calls.buffers) && calls.connects == 0 &&
+		    length == sizeof(*calls.buffers)) {
+			memcpy(&calls.buffers[i], value, length);
+			calls.buffer_options[i] = option;
+		}
+		return 0;
+	}
 	i = calls.limits_set++;
 	if (i < LENGTH(calls.limits) && length == sizeof(*calls.limits)) {
 		memcpy(&calls.limits[i], value, length);
@@ -289,7 +301,7 @@ get_option(int fd, int level, int option)
 	return value;
 }
 
-/* Close-on-exec, blocking, and a write may take as long as it takes. */
+/* Close-on-exec and blocking; reads may take as long as they take. */
 static void
 assert_plain(int fd)
 {
@@ -299,7 +311,7 @@ assert_plain(int fd)
 	assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
 	assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
 	assert_int_equal(
-	    __real_getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &length), 0);
+	    __real_getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &length), 0);
 	assert_int_equal(limit.tv_sec, 0);
 	assert_int_equal(limit.tv_usec, 0);
 }
@@ -356,7 +368,7 @@ test_listen_fails(void **state)
 	assert_int_equal(stream_listen(&address), -1);
 	assert_int_equal(errno, EADDRNOTAVAIL);
 	calls.socket_error = EAFNOSUPPORT;
-	address = address_vsock(VMADDR_CID_ANY, 1);
+	address = vsock_address(VMADDR_CID_ANY, 1);
 	assert_int_equal(stream_listen(&address), -1);
 	assert_int_equal(errno, EAFNOSUPPORT);
 	assert_int_equal(open_descriptors(), before);
@@ -366,7 +378,9 @@ static void
 test_connect(void **state)
 {
 	/* Fails if connections are slow with small messages, outlive dead
-	 * peers, or end when a write takes longer than connecting may. */
+	 * peers, or can keep a write in the kernel for ever. */
+	struct timeval limit = {0, 0};
+	socklen_t length = sizeof(limit);
 	struct sockaddr_in name;
 	struct address address;
 	int listener, fd, peer;
@@ -378,7 +392,12 @@ test_connect(void **state)
 	assert_true(fd >= 0);
 	assert_plain(fd);
 	assert_tcp_options(fd);
+	assert_int_equal(calls.limits_set, 1);
 	assert_int_equal(calls.limits[0].tv_sec, DEADLINE_S);
+	assert_int_equal(calls.limits[0].tv_usec, 0);
+	assert_int_equal(
+	    __real_getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &length), 0);
+	assert_int_equal(limit.tv_sec, DEADLINE_S);
 	peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	limit_time(peer);
 	assert_passes(fd, peer, "hello");
@@ -388,19 +407,29 @@ test_connect(void **state)
 }
 
 static void
-test_set_options(void **state)
+test_accepted_options(void **state)
 {
-	/* Fails if accepted sockets don't get what connected ones have, or if
-	 * vsock sockets get what they don't know. */
-	struct pair pair = make_pair();
+	/* Fails if accepted sockets, for which nothing is set, don't get what
+	 * connected ones have. */
+	struct address address = loopback(0);
+	int listener, client, fd;
 
 	(void)state;
-	stream_set_options(pair.ours, AF_INET);
-	assert_tcp_options(pair.ours);
-	start();
-	stream_set_options(pair.ours, AF_VSOCK);
-	assert_int_equal(calls.others_set + calls.limits_set, 0);
-	close_pair(pair);
+	listener = stream_listen(&address);
+	assert_true(listener >= 0);
+	assert_int_equal(stream_local_address(listener, &address), 0);
+	client = connect_loopback(&address.in);
+	assert_true(client >= 0);
+	assert_true(wait_for(listener, POLLIN));
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_plain(fd);
+	assert_tcp_options(fd);
+	limit_time(fd);
+	assert_passes(client, fd, "hello");
+	close(fd);
+	close(client);
+	close(listener);
 }
 
 static void
@@ -509,21 +538,23 @@ test_connect_interrupted(void **state)
 static void
 test_connect_without_limit(void **state)
 {
-	/* Fails if a socket is used whose limit couldn't be set, or unset. */
+	/* Fails if a socket is used whose limit of time couldn't be set. */
 	int before = open_descriptors(), listener;
 	struct sockaddr_in name;
-	struct address address;
+	struct address addresses[2];
 
 	(void)state;
 	listener = listen_loopback(&name);
-	address = loopback(ntohs(name.sin_port));
-	for (size_t at = 1; at <= 2; at++) {
+	addresses[0] = loopback(ntohs(name.sin_port));
+	addresses[1] = vsock_address(3, 1200);
+	for (size_t i = 0; i < LENGTH(addresses); i++) {
 		start();
+		calls.connects_nothing = true;
 		calls.limit_error = EDOM;
-		calls.limit_fails_at = at;
-		assert_int_equal(stream_connect(&address, 1000), -1);
+		calls.limit_fails_at = 1;
+		assert_int_equal(stream_connect(&addresses[i], 1000), -1);
 		assert_int_equal(errno, EDOM);
-		assert_int_equal(calls.connects, at - 1);
+		assert_int_equal(calls.connects, 0);
 	}
 	close(listener);
 	assert_int_equal(open_descriptors(), before);
@@ -534,7 +565,7 @@ test_connect_vsock(void **state)
 {
 	/* Fails if the kernel's own limit of 2 s ends slow vsock connections,
 	 * or vsock is treated like TCP. */
-	struct address address = address_vsock(3, 1200);
+	struct address address = vsock_address(3, 1200);
 	int fd;
 
 	(void)state;
@@ -550,6 +581,56 @@ test_connect_vsock(void **state)
 	assert_int_equal(calls.limits[0].tv_sec, 12);
 	assert_int_equal(calls.limits[0].tv_usec, 345000);
 	assert_int_equal(calls.others_set, 0);
+}
+
+/* That the buffer of a vsock socket was set to this, once. */
+static void
+assert_vsock_buffer(uint64_t size)
+{
+	static const int options[] = {
+	    SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE};
+
+	assert_int_equal(calls.buffers_set, size == 0 ? 0 : 2);
+	for (size_t i = 0; i < calls.buffers_set; i++) {
+		assert_int_equal(calls.buffer_options[i], options[i]);
+		assert_int_equal(calls.buffers[i], size);
+	}
+	assert_int_equal(calls.others_set, 0);
+}
+
+static void
+test_vsock_buffer(void **state)
+{
+	/* Fails if --vsock-buffer isn't what vsock sockets get before they are
+	 * used, is cut by the kernel's maximum, or is set unasked. */
+	static const unsigned sizes[] = {0, 262144, 1073741824};
+	struct address address = vsock_address(3, 1200), name = loopback(0);
+	int before = open_descriptors(), fd;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(sizes); i++) {
+		stream_vsock_buffer = sizes[i];
+		start();
+		calls.connects_nothing = true;
+		fd = stream_connect(&address, 1000);
+		assert_true(fd >= 0);
+		close(fd);
+		assert_vsock_buffer(sizes[i]);
+		/* Accepted ones inherit from the listener. In truth, this one
+		 * is none, and so can't be bound to such an address. */
+		start();
+		assert_int_equal(stream_listen(&address), -1);
+		assert_int_equal(calls.vsock_sockets, 1);
+		assert_vsock_buffer(sizes[i]);
+		/* TCP has no such thing. */
+		start();
+		fd = stream_listen(&name);
+		assert_true(fd >= 0);
+		close(fd);
+		assert_int_equal(calls.buffers_set, 0);
+	}
+	stream_vsock_buffer = 0;
+	assert_int_equal(open_descriptors(), before);
 }
 
 static struct host_port
@@ -585,7 +666,7 @@ test_open_by_name(void **state)
 	assert_true(fd >= 0);
 	assert_plain(fd);
 	assert_tcp_options(fd);
-	assert_true(address_equal(&address, &local));
+	assert_true(same_address(&address, &local));
 	assert_int_equal(calls.frees, 2);
 	close(fd);
 	close(listener);
@@ -817,6 +898,32 @@ test_no_loop(void **state)
 }
 
 static void
+test_nearly_own_address(void **state)
+{
+	/* Fails if a target that differs from the proxy's own address by one
+	 * bit is taken for that, and refused. */
+	struct address target;
+
+	(void)state;
+	for (size_t i = 0; i < 16; i++) {
+		start();
+		calls.local = calls.nat = IPV6(1, 9000);
+		calls.nat.in6.sin6_addr.s6_addr[i] ^= 1;
+		calls.nat_level = SOL_IPV6;
+		assert_int_equal(stream_original_destination(0, &target), 0);
+		assert_true(same_address(&target, &calls.nat));
+	}
+	for (size_t i = 0; i < 4; i++) {
+		start();
+		calls.local = calls.nat = IPV4(1, 9000);
+		((uint8_t *)&calls.nat.in.sin_addr)[i] ^= 0x80;
+		calls.nat_level = SOL_IP;
+		assert_int_equal(stream_original_destination(0, &target), 0);
+		assert_true(same_address(&target, &calls.nat));
+	}
+}
+
+static void
 test_no_original_destination(void **state)
 {
 	/* Fails if a direct connection is sent somewhere. */
@@ -1039,7 +1146,7 @@ test_reset_vsock(void **state)
 	struct pair pair = make_pair();
 
 	(void)state;
-	calls.local = address_vsock(3, 1200);
+	calls.local = vsock_address(3, 1200);
 	check_woken(&pair, wait_to_read);
 	assert_int_equal(calls.disconnects, 0);
 	assert_int_equal(calls.last_shutdown, SHUT_RDWR);
@@ -1111,13 +1218,14 @@ main(void)
 	    TEST(test_listen),
 	    TEST(test_listen_fails),
 	    TEST(test_connect),
-	    TEST(test_set_options),
+	    TEST(test_accepted_options),
 	    TEST(test_connect_refused),
 	    TEST(test_connect_times_out),
 	    TEST(test_connect_fails),
 	    TEST(test_connect_interrupted),
 	    TEST(test_connect_without_limit),
 	    TEST(test_connect_vsock),
+	    TEST(test_vsock_buffer),
 	    TEST(test_open_by_name),
 	    TEST(test_open_tries_all),
 	    TEST(test_open_shares_time),
@@ -1126,6 +1234,7 @@ main(void)
 	    TEST(test_local_address),
 	    TEST(test_original_destination),
 	    TEST(test_no_loop),
+	    TEST(test_nearly_own_address),
 	    TEST(test_no_original_destination),
 	    TEST(test_reset),
 	    TEST(test_reset_of_the_dead),

@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "address.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -81,6 +83,28 @@ open_descriptors(void)
 	for (int fd = 0; fd < 256; fd++)
 		count += fcntl(fd, F_GETFD) != -1;
 	return count;
+}
+
+static inline struct address
+vsock_address(uint32_t cid, uint32_t port)
+{
+	return (struct address){
+	    .vm = {.svm_family = AF_VSOCK, .svm_cid = cid, .svm_port = port},
+	    .length = sizeof(struct sockaddr_vm)};
+}
+
+/* Whether both name the same IP address and port. */
+static inline bool
+same_address(const struct address *a, const struct address *b)
+{
+	if (a->any.sa_family != b->any.sa_family ||
+	    a->in.sin_port != b->in.sin_port)
+		return false;
+	if (a->any.sa_family == AF_INET)
+		return a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+	return a->any.sa_family == AF_INET6 &&
+	       memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr,
+		   sizeof(a->in6.sin6_addr)) == 0;
 }
 
 /* Bytes that can be made again, to be compared. */
