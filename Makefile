@@ -186,6 +186,17 @@ check-nix:
 	@tools/setup build check lint static nix
 	@tools/check-nix $(O)/nix
 
+# Benchmark. The programs are static, as in an enclave.
+$(O)/load $(O)/empty: $(O)/%: bench/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -o $@ $< $(ALL_LDFLAGS)
+
+bench bench-smoke:
+	@tools/setup build static bench
+	@$(MAKE) --no-print-directory -s O=$(O)/bench STATIC=1 CC=musl-gcc all \
+		$(O)/bench/load $(O)/bench/empty $(O)/bench/tests/loopback
+	@$(if $(filter bench-smoke,$@),SMOKE=1) tools/bench $(O)/bench $(O)/guest
+
 lint:
 	@tools/setup lint
 	@tools/lint
@@ -195,7 +206,7 @@ demo:
 	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback
 	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
 
-.PHONY: all check check-aarch64 check-integration check-musl check-nix \
+.PHONY: all bench bench-smoke check check-aarch64 check-integration check-musl check-nix \
 	check-reproducible check-unit clean demo dist install lint uninstall
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
