@@ -115,7 +115,7 @@ WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
 	setsockopt splice
 WRAPS_log = clock_gettime write
 WRAPS_preamble = poll recv send
-WRAPS_relay = connect poll pthread_create recv send shutdown splice
+WRAPS_relay = connect poll pthread_create recv send setsockopt shutdown splice
 WRAPS_server = accept4 clock_gettime free malloc poll pthread_create \
 	relay_run stream_connect stream_listen stream_local_cid \
 	stream_original_destination
