@@ -341,10 +341,17 @@ job_main(void *argument)
 static inline void
 job_start(struct job *job, void (*run)(void *argument), void *argument)
 {
+	pthread_attr_t attributes;
+
 	job->run = run;
 	job->argument = argument;
 	assert_int_equal(sem_init(&job->done, 0, 0), 0);
-	assert_int_equal(pthread_create(&job->thread, NULL, job_main, job), 0);
+	/* musl's default is less than relay_run() needs. */
+	assert_int_equal(pthread_attr_init(&attributes), 0);
+	assert_int_equal(pthread_attr_setstacksize(&attributes, 1 << 20), 0);
+	assert_int_equal(
+	    pthread_create(&job->thread, &attributes, job_main, job), 0);
+	assert_int_equal(pthread_attr_destroy(&attributes), 0);
 }
 
 static inline bool
