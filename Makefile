@@ -146,8 +146,8 @@ PROXY_DIR = $(abspath $(O))
 PROXY_DIR_HOST = $(PROXY_DIR)
 PROXY_DIR_ENCLAVE = $(PROXY_DIR)
 GROUP = all
-GUEST =
-KERNEL =
+GUEST ?=
+KERNEL ?=
 COMMANDS = nft ip busybox curl
 RUN = GUEST=$(GUEST) KERNEL=$(KERNEL) tools/run $(O)/tests/loopback \
 	--cache $(O)/guest $(addprefix --add ,$(sort $(PROXY_DIR_HOST) \

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -76,6 +77,7 @@ static pid_t sessions[SESSIONS_MAX]; /* whose cost is of interest */
 static int session_count;
 static uint32_t samples[SAMPLES_MAX]; /* nanoseconds */
 static size_t sample_count;
+static _Atomic int last_fd; /* the highest of a socket, about */
 
 _Noreturn static void
 die(const char *what)
@@ -163,6 +165,8 @@ make_socket(const union address *a)
 
 	if (fd == -1)
 		die("socket");
+	if (fd > last_fd)
+		last_fd = fd;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -419,6 +423,7 @@ of_interest(int session)
 }
 
 struct cost {
+	unsigned processes;
 	double seconds, rss, pss; /* KiB */
 };
 
@@ -426,7 +431,7 @@ struct cost {
 static struct cost
 measure_cost(bool memory)
 {
-	struct cost cost = {0, 0, 0};
+	struct cost cost = {0, 0, 0, 0};
 	DIR *proc = session_count > 0 ? opendir("/proc") : NULL;
 	struct dirent *entry;
 	char text[4096];
@@ -449,6 +454,7 @@ measure_cost(bool memory)
 			&child_kernel) != 5 ||
 		    !of_interest(session))
 			continue;
+		cost.processes++;
 		cost.seconds += process_seconds(atoi(entry->d_name),
 		    user + kernel, child_user + child_kernel);
 		if (memory && read_text(text, sizeof(text), entry->d_name,
@@ -725,17 +731,21 @@ send_message(struct flow *f, const char *message, size_t size)
 		die("send");
 }
 
-/* Sends the next message on each connection that has got its last one back
- * whole, until the time is over and there are `enough` samples. */
+/* Sends a message on each connection, and the next when it is back whole, until
+ * the time is over; then waits for the rest: the slow ones count, too. */
 static void
-echo_until(int epoll, size_t size, uint64_t until, size_t enough)
+echo_until(
+    int epoll, struct flow *flows, unsigned count, size_t size, uint64_t until)
 {
 	static char message[MESSAGE_MAX];
 	struct epoll_event events[EVENTS_MAX];
+	unsigned busy = count;
 	int n;
 
 	sample_count = 0;
-	while (now() < until || sample_count < enough) {
+	for (unsigned i = 0; i < count; i++)
+		send_message(&flows[i], message, size);
+	while (busy > 0) {
 		n = epoll_wait(epoll, events, EVENTS_MAX, PATIENCE * 1000);
 		if (n == 0)
 			fail("nothing comes back");
@@ -749,7 +759,10 @@ echo_until(int epoll, size_t size, uint64_t until, size_t enough)
 			if (f->due > 0)
 				continue;
 			sample(now() - f->sent_at);
-			send_message(f, message, size);
+			if (now() < until)
+				send_message(f, message, size);
+			else
+				busy--;
 		}
 	}
 }
@@ -758,7 +771,6 @@ echo_until(int epoll, size_t size, uint64_t until, size_t enough)
 static void
 run_echo(char *const argv[])
 {
-	static const char message[MESSAGE_MAX];
 	unsigned count = number(argv[0], 100000);
 	size_t size = number(argv[1], MESSAGE_MAX);
 	struct flow *flows = open_many(count);
@@ -771,13 +783,11 @@ run_echo(char *const argv[])
 
 		epoll_ctl(epoll, EPOLL_CTL_ADD, flows[i].fd, &event);
 		set_mode(flows[i].fd, ECHO);
-		send_message(&flows[i], message, size);
 	}
-	/* So that each is under way. */
-	echo_until(epoll, size, 0, count);
+	echo_until(epoll, flows, count, size, 0); /* to warm up */
 	cpu = cpu_seconds();
 	begin = now();
-	echo_until(epoll, size, deadline(argv[2]), 1);
+	echo_until(epoll, flows, count, size, deadline(argv[2]));
 	elapsed = seconds_since(begin);
 	cpu = cpu_seconds() - cpu;
 	printf("rate=%.1f cpu=%.2f ", (double)sample_count / elapsed,
@@ -874,6 +884,7 @@ spawn(char *const argv[])
 		die("fork");
 	if (pid != 0)
 		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	null = open("/dev/null", O_RDWR);
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
@@ -909,16 +920,20 @@ run_start(char *const argv[])
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t begin = now();
 		pid_t pid = spawn(argv + 1);
-		int fd = listens ? await_listener(pid, begin) : -1;
+		struct flow f = {
+		    .fd = listens ? await_listener(pid, begin) : -1};
+		char byte = PING;
 
 		if (!listens)
 			waitpid(pid, NULL, 0);
+		else if (!send_all(f.fd, &byte, 1))
+			die("first byte");
+		else
+			await_flow(&f);
 		sample(now() - begin);
 		if (!listens)
 			continue;
-		/* Whether it is of use. */
-		close(fd);
-		close(open_connection());
+		close(f.fd);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 	}
@@ -939,6 +954,19 @@ static const struct {
     {"start", "COUNT COMMAND...", 2, run_start},
 };
 
+/* What forks for each connection would be in the way of what comes next. */
+static void
+await_rest(unsigned processes)
+{
+	uint64_t begin = now();
+
+	for (int fd = STDERR_FILENO + 1; fd <= last_fd; fd++)
+		close(fd);
+	while (measure_cost(false).processes > processes &&
+	       seconds_since(begin) < PATIENCE)
+		pause_ms(20);
+}
+
 _Noreturn static void
 usage(void)
 {
@@ -955,6 +983,7 @@ usage(void)
 int
 main(int argc, char *argv[])
 {
+	unsigned processes;
 	int option;
 
 	while ((option = getopt(argc, argv, "+s:")) != -1) {
@@ -973,7 +1002,9 @@ main(int argc, char *argv[])
 		alarm(LIFETIME);
 		if (strcmp(argv[1], "none") != 0)
 			target = parse_address(argv[1]);
+		processes = measure_cost(false).processes;
 		modes[i].run(argv + 2);
+		await_rest(processes);
 		return fflush(stdout) == 0 ? 0 : 1;
 	}
 	usage();

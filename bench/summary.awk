@@ -55,6 +55,11 @@ function take_off_ends(key, part,   tcp, vsock, ends) {
 	maximum[key] -= ends
 }
 
+# Without making an element of what is not there.
+function median_of(key) {
+	return key in median ? median[key] : ""
+}
+
 function better(a, b, name) {
 	return b == "" || (more_is_better(name) ? a > b : a < b)
 }
@@ -74,11 +79,13 @@ function best_peer(group, path, variant, name,   i, key, best) {
 # What there would be without a proxy: the slower of TCP and vsock.
 function no_proxy(group, variant, name,   tcp, vsock) {
 	if (group == "start")
-		return median[key_of(group, "direct", "-", "empty", name)]
+		return median_of(key_of(group, "direct", "-", "empty", name))
 	if (group == "idle" || name == "cpu")
 		return ""
-	tcp = median[key_of(group, "direct", variant, "tcp", name)]
-	vsock = median[key_of(group, "direct", variant, "vsock", name)]
+	tcp = median_of(key_of(group, "direct", variant, "tcp", name))
+	vsock = median_of(key_of(group, "direct", variant, "vsock", name))
+	if (tcp == "" || vsock == "")
+		return ""
 	return better(tcp, vsock, name) ? vsock : tcp
 }
 
@@ -121,15 +128,16 @@ function write_row(group, path, variant, name,   i, key, lead, range, many, f) {
 		    columns[i], name)
 		if (lead == "" && is_ours(columns[i]) && key in median)
 			lead = median[key]
-		printf " %9s", key in median ? short(median[key] * f) : "-"
-		if (count[key] > 1)
+		printf " %9s", !(key in median) ? "-" : short(median[key] * f) \
+		    (count[key] == 1 && repetitions > 1 ? "'" : "")
+		if (key in count && count[key] > 1)
 			many = 1
 		range = range sprintf(" %9s", !(key in median) ? "" : \
 		    short(minimum[key] * f) "-" short(maximum[key] * f))
 	}
 	printf " | %6s %6s %6s\n",
 	    ratio(lead, best_peer(group, path, variant, name)),
-	    ratio(lead, median[key_of(group, path, variant, "socat", name)]),
+	    ratio(lead, median_of(key_of(group, path, variant, "socat", name))),
 	    ratio(lead, no_proxy(group, variant, name))
 	if (many && name == first_metric)
 		printf "%19s%s\n", "", range
@@ -158,8 +166,8 @@ function write_table(   g, m, i, n, names, part, group) {
 function write_checks(   i, ways, load, iperf) {
 	split("up down", ways, " ")
 	for (i = 1; i <= 2; i++) {
-		load = median[key_of("bulk", "direct", ways[i], "tcp", "rate")]
-		iperf = median[key_of("iperf3", "direct", ways[i], "tcp", "rate")]
+		load = median_of(key_of("bulk", "direct", ways[i], "tcp", "rate"))
+		iperf = median_of(key_of("iperf3", "direct", ways[i], "tcp", "rate"))
 		if (iperf != "" && load != "")
 			printf "%scross-check: direct TCP %s: %s MB/s here, " \
 			    "%s MB/s by iperf3\n", i == 1 ? "\n" : "", ways[i], short(load), short(iperf)
@@ -199,11 +207,11 @@ BEGIN {
 	metric("echo", "rate", "echo of 64 bytes over N connections, a second", 1)
 	metric("echo", "p99", "the same, 99th percentile, us", 1)
 	metric("echo", "cpu", "the same, CPU us of the proxy for each echo", 1)
-	metric("idle", "all", "memory per idle connection of N, KiB", 1)
+	metric("idle", "all", "memory per idle connection of N, KiB; tcp, vsock: both ends", 1)
 	metric("idle", "pss", "of which processes (PSS)", 1)
 	metric("idle", "stacks", "of which kernel stacks", 1)
 	metric("idle", "slab", "of which slab", 1)
-	metric("start", "p50", "start until it listens, us; none: an empty program", 1)
+	metric("start", "p50", "start until the first byte is back, us; none: an empty program", 1)
 	metric("size", "kib", "size of the program, stripped, KiB", 1)
 	n_columns = split("tcp,vsock," contestants, columns, ",")
 	n_groups = split("bulk rtt connect echo idle start size", groups, " ")
@@ -229,6 +237,9 @@ FILENAME ~ /missing$/ {
 			repetitions = count[key]
 		if (pair[1] ~ /^(rate|p50|kib)$/ && !(pair[2] > 0))
 			bad[++n_bad] = $0
+		if (pair[1] == "cpu" && $1 == "bulk" && is_proxy($4) && \
+		    !(pair[2] > 0))
+			bad[++n_bad] = $0
 		if (pair[1] == "rss" && is_proxy($4) && !(pair[2] > 0))
 			bad[++n_bad] = $0
 	}
@@ -241,7 +252,7 @@ END {
 		split(keys[i], part, SUBSEP)
 		take_off_ends(keys[i], part)
 	}
-	printf "\nLinux %s; medians of %d, some with minimum and maximum; the " \
+	printf "\nLinux %s; medians of %d (' of one), some with minimum and maximum; the " \
 	    "ratios\nat the end of a line are those of the first of ours\n",
 	    release, repetitions
 	write_table()
@@ -257,5 +268,5 @@ END {
 			n_bad++
 		}
 	}
-	exit (check && n_bad > 0)
+	exit (n_bad > 0)
 }
