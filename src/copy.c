@@ -127,17 +127,19 @@ copy_loop(struct engine *e)
 					  : splice(e->from, NULL,
 						e->pipe_fds[1], NULL, most, 0);
 
-		if (n == 0)
+		if (n == 0 && !piped)
 			return COPY_EOF;
 		if (n > 0) {
 			end = deliver(e, bytes, (size_t)n);
 			if (end == COPY_EOF && !e->bulk && n == SMALL)
 				begin_bulk(e);
+		} else if (piped && (n == 0 || errno == EINVAL ||
+					errno == ENOSYS || errno == EPERM)) {
+			/* 0 may be an urgent mark. vsock before Linux 5.1. */
+			end_bulk(e);
+			e->splice = e->bulk_splice = false;
 		} else if (errno == EAGAIN) { /* a pause */
 			end_bulk(e);
-		} else if (piped && (errno == EINVAL || errno == ENOSYS)) {
-			end_bulk(e); /* vsock before Linux 5.1 */
-			e->splice = e->bulk_splice = false;
 		} else if (errno != EINTR) {
 			end = COPY_READ_FAILED;
 		}

@@ -21,8 +21,7 @@ struct relay_result {
 /* Relays between two connected stream sockets, in this thread and a second
  * one, until both directions have ended. End-of-file from one side becomes
  * shutdown(SHUT_WR) of the other when all data is delivered; the opposite
- * direction goes on without a time limit. Any error ends both directions and
- * resets both sockets (stream_reset()). The descriptors stay open. Needs 160
- * KiB of stack. */
+ * direction goes on without a time limit. Any error ends both directions, and
+ * stream_reset() both sockets. They stay open. Needs 160 KiB of stack. */
 struct relay_result
 relay_run(int client, int upstream, struct copy_way up, struct copy_way down);

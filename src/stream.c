@@ -44,6 +44,7 @@ open_socket(int family)
 		return -1;
 	if (family != AF_VSOCK) {
 		set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+		set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* lose nothing */
 		set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);

@@ -85,13 +85,15 @@ read_is_faulty(int fd, ssize_t *result)
 	return true;
 }
 
-/* Before and after a read, and after a write, of the descriptor whose error is
- * stolen. */
+/* Before a read, after one that can tell an end, and after a write, of the
+ * descriptor whose error is stolen. */
 static void
 before_read(int fd)
 {
-	if (fd == faults.stolen_fd)
-		wait_in_time(&faults.stolen);
+	if (fd != faults.stolen_fd)
+		return;
+	wait_in_time(&faults.stolen);
+	(void)sem_post(&faults.stolen); /* for the next one */
 }
 
 static void
@@ -150,9 +152,7 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 		watching--;
 		return status;
 	}
-	/* Of a writer, as is above for sockets. */
-	return __real_poll(
-	    fds, count, timeout == 1000 ? timeout / 10 : timeout);
+	return __real_poll(fds, count, timeout);
 }
 
 static _Thread_local bool is_relay;
@@ -201,20 +201,17 @@ __wrap_send(int fd, const void *buffer, size_t size, int flags)
 	return n;
 }
 
-/* What waits for a second waits for a tenth. */
+/* The second for which a splice waits for room is a short one. */
 int
 __wrap_setsockopt(
     int fd, int level, int option, const void *value, socklen_t length)
 {
-	struct timeval limit;
+	static const struct timeval second = {.tv_sec = 1},
+				    brief = {.tv_usec = 100000};
 
-	if (level == SOL_SOCKET && option == SO_SNDTIMEO) {
-		memcpy(&limit, value, sizeof(limit));
-		if (limit.tv_sec == 1) {
-			limit = (struct timeval){.tv_usec = 100000};
-			value = &limit;
-		}
-	}
+	if (level == SOL_SOCKET && option == SO_SNDTIMEO &&
+	    memcmp(value, &second, sizeof(second)) == 0)
+		value = &brief;
 	return __real_setsockopt(fd, level, option, value, length);
 }
 
@@ -234,8 +231,10 @@ __wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset, size_t size,
 {
 	ssize_t n;
 
-	if (read_is_faulty(in, &n))
+	if (read_is_faulty(in, &n)) {
+		reads_left += n == 0; /* the end is told by recv(2) */
 		return n;
+	}
 	before_read(in);
 	note_size(out, size);
 	waiting[in]++;
@@ -243,7 +242,6 @@ __wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset, size_t size,
 	n = __real_splice(in, in_offset, out, out_offset, size, flags);
 	waiting[in]--;
 	waiting[out]--;
-	after_read(in);
 	after_write(out, n);
 	return n;
 }
