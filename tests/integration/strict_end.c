@@ -349,6 +349,29 @@ test_no_pipes(void **state)
 }
 
 static void
+test_urgent_data(void **state)
+{
+	/* Broken: TCP's urgent mark passes for the end, or its byte is lost. */
+	(void)state;
+	for (size_t i = 0; i < COUNT(modes); i++) {
+		struct bridge b =
+		    strict_bridge(IP_TO_VSOCK, ARGS("--copy", modes[i]));
+		int client, upstream;
+
+		bridge_pair(&b, &client, &upstream);
+		traffic_send(client, "hello", 5);
+		traffic_expect(upstream, "hello", 5);
+		assert_int_equal(send(client, "X", 1, MSG_OOB), 1);
+		traffic_send(client, "world", 5);
+		traffic_expect(upstream, "Xworld", 6);
+		exchange(client, upstream, MIB);
+		strict_expect_end(b.first, strict_first(&b), "eof", NULL);
+		program_stop_all();
+		network_reset();
+	}
+}
+
+static void
 test_memory_given_back(void **state)
 {
 	/* Broken: an idle connection that has carried bulk holds memory until
@@ -492,6 +515,7 @@ strict_end_run(void)
 	    TEST_WITH(
 		test_chain_cut_off, "chain-transparent", CHAIN_TRANSPARENT),
 	    TEST(test_no_pipes),
+	    TEST(test_urgent_data),
 	    TEST(test_memory_given_back),
 	    TEST_WITH(test_stop_and_continue, "ip-to-vsock", IP_TO_VSOCK),
 	    TEST_WITH(test_stop_and_continue, "vsock-to-ip", VSOCK_TO_IP),
