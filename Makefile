@@ -112,7 +112,7 @@ NEEDS_log = log
 NEEDS_options = options address log
 NEEDS_preamble = preamble address
 NEEDS_relay = relay copy stream address
-NEEDS_server = server relay copy stream address log
+NEEDS_server = server options relay copy stream address log
 NEEDS_stream = stream address
 WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
 	setsockopt splice

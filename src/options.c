@@ -41,7 +41,7 @@ static const struct option common_table[] = {
 
 static const char *const level_words[] = {
     "error", "warn", "info", "debug", NULL};
-static const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
+const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
 
 static const unsigned bounds[][2] = {
     [OPTION_NUMBER] = {1, 1000000}, /* seconds that fit an int as ms */

@@ -5,6 +5,7 @@
 #include "address.h"
 
 enum copy_mode { COPY_AUTO, COPY_SPLICE, COPY_BUFFER };
+extern const char *const copy_words[]; /* by mode; NULL at the end */
 
 /* What all programs share. Set before any thread starts, constant from then
  * on. */

@@ -269,7 +269,6 @@ server_run(const char *upstream, dial_function *dial)
 {
 	unsigned most = raise_limits();
 	char text[ADDRESS_TEXT_SIZE];
-	static const char *const copies[] = {"auto", "splice", "buffer"};
 	int listener;
 
 	open_standard_streams();
@@ -290,6 +289,6 @@ server_run(const char *upstream, dial_function *dial)
 	listener = open_listener(text, sizeof(text));
 	log_line(LEVEL_INFO,
 	    "msg=listening listen=%s upstream=%s copy=%s max-connections=%u",
-	    text, upstream, copies[settings.copy], most);
+	    text, upstream, copy_words[settings.copy], most);
 	accept_loop(listener);
 }

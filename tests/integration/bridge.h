@@ -26,6 +26,17 @@ enum route {
 	ROUTES
 };
 
+/* Rows for a test whose *state is the route of one program. */
+#define EACH_PROGRAM(function)                                                 \
+	TEST_WITH(function, "ip-to-vsock", IP_TO_VSOCK),                       \
+	    TEST_WITH(function, "vsock-to-ip", VSOCK_TO_IP),                   \
+	    TEST_WITH(                                                         \
+		function, "ip-to-vsock-transparent", IP_TO_VSOCK_TRANSPARENT), \
+	    TEST_WITH(                                                         \
+		function, "vsock-to-ip-transparent", VSOCK_TO_IP_TRANSPARENT), \
+	    TEST_WITH(function, "port-to-vsock-transparent",                   \
+		PORT_TO_VSOCK_TRANSPARENT)
+
 /* How options are written; all forms mean the same. */
 struct bridge_spelling {
 	bool long_names;  /* --ip-addr instead of -i */

@@ -16,16 +16,7 @@
 #define KIB ((size_t)1024)
 #define MIB (1024 * KIB)
 
-/* Rows for a test whose *state is a route. */
-#define EACH_PROGRAM(function)                                                 \
-	TEST_WITH(function, "ip-to-vsock", IP_TO_VSOCK),                       \
-	    TEST_WITH(function, "vsock-to-ip", VSOCK_TO_IP),                   \
-	    TEST_WITH(                                                         \
-		function, "ip-to-vsock-transparent", IP_TO_VSOCK_TRANSPARENT), \
-	    TEST_WITH(                                                         \
-		function, "vsock-to-ip-transparent", VSOCK_TO_IP_TRANSPARENT), \
-	    TEST_WITH(function, "port-to-vsock-transparent",                   \
-		PORT_TO_VSOCK_TRANSPARENT)
+/* Rows for a test whose *state is a route; see bridge.h, too. */
 #define EACH_CHAIN(function)                                             \
 	TEST_WITH(function, "chain-fixed", CHAIN_FIXED),                 \
 	    TEST_WITH(function, "chain-transparent", CHAIN_TRANSPARENT), \

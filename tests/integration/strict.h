@@ -20,17 +20,6 @@
 #define UNRESOLVABLE \
 	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
-/* Rows for a test whose *state is the route of one program. */
-#define STRICT_EACH_PROGRAM(function)                                          \
-	TEST_WITH(function, "ip-to-vsock", IP_TO_VSOCK),                       \
-	    TEST_WITH(function, "vsock-to-ip", VSOCK_TO_IP),                   \
-	    TEST_WITH(                                                         \
-		function, "ip-to-vsock-transparent", IP_TO_VSOCK_TRANSPARENT), \
-	    TEST_WITH(                                                         \
-		function, "vsock-to-ip-transparent", VSOCK_TO_IP_TRANSPARENT), \
-	    TEST_WITH(function, "port-to-vsock-transparent",                   \
-		PORT_TO_VSOCK_TRANSPARENT)
-
 /* The parts of the group. Return the number of failed tests. */
 int strict_usage_run(void);
 int strict_listen_run(void);

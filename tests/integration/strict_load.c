@@ -409,7 +409,7 @@ int
 strict_load_run(void)
 {
 	const struct CMUnitTest tests[] = {
-	    STRICT_EACH_PROGRAM(test_max_connections),
+	    EACH_PROGRAM(test_max_connections),
 	    TEST_WITH(
 		test_max_connections_in_failure, "ip-to-vsock", IP_TO_VSOCK),
 	    TEST_WITH(
@@ -422,7 +422,7 @@ strict_load_run(void)
 	    TEST(test_threads_run_out),
 	    TEST_WITH(test_idle, "ip-to-vsock", IP_TO_VSOCK),
 	    TEST_WITH(test_idle, "vsock-to-ip", VSOCK_TO_IP),
-	    STRICT_EACH_PROGRAM(test_no_leaks),
+	    EACH_PROGRAM(test_no_leaks),
 	};
 
 	return cmocka_run_group_tests_name("strict: load", tests, NULL, NULL);

@@ -49,9 +49,6 @@ int __wrap_stream_local_cid(uint32_t *cid);
 int __real_stream_original_destination(int fd, struct address *target);
 int __wrap_stream_original_destination(int fd, struct address *target);
 
-/* Options are parsed elsewhere. */
-struct settings settings;
-
 #define MOST_CALLS 32
 
 /* What the child is to do and has done. */
