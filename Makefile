@@ -25,6 +25,17 @@ WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wmissing-prototypes -Wvla \
 HARDENING = -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 HARDENING_LINK = -Wl,-z,relro,-z,now,-z,noexecstack
 
+# SANITIZE=address,undefined or SANITIZE=thread: with gcc's or clang's
+# sanitizers, in a folder of its own. They don't see through FORTIFY.
+GUEST_CACHE := $(O)/guest
+comma = ,
+ifneq ($(SANITIZE),)
+override O := $(O)/sanitize-$(subst $(comma),-,$(SANITIZE))
+SANITIZE_FLAGS = -fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
+	-fno-omit-frame-pointer
+HARDENING = -fstack-protector-strong
+endif
+
 # What the source needs.
 VERSION := $(shell cat VERSION)
 PREFIX_MAPS := -ffile-prefix-map=$(CURDIR)=.
@@ -49,12 +60,14 @@ endif
 ifneq ($(WERROR),)
 WARNINGS += -Werror
 endif
-ALL_CFLAGS = $(BASE_CFLAGS) $(WARNINGS) $(HARDENING) $(CFLAGS)
-ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(CFLAGS) $(LDFLAGS)
+ALL_CFLAGS = $(BASE_CFLAGS) $(WARNINGS) $(HARDENING) $(SANITIZE_FLAGS) $(CFLAGS)
+ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(SANITIZE_FLAGS) $(CFLAGS) \
+	$(LDFLAGS)
 
 PROGRAMS = ip-to-vsock vsock-to-ip ip-to-vsock-transparent \
 	vsock-to-ip-transparent port-to-vsock-transparent
-MODULES = address copy log options preamble relay server stream
+MODULES = address capacity connection copy log options preamble relay server \
+	service stream
 PROGRAM_FILES = $(PROGRAMS:%=$(O)/%)
 MODULE_OBJECTS = $(MODULES:%=$(O)/%.o)
 
@@ -72,7 +85,7 @@ $(O)/libproxy.a: $(MODULE_OBJECTS)
 	$(AR) rcD $@ $(MODULE_OBJECTS)
 
 $(PROGRAM_FILES): $(O)/%: $(O)/%.o $(O)/libproxy.a
-	$(CC) -o $@ $< $(O)/libproxy.a $(ALL_LDFLAGS)
+	$(CC) -o $@ $^ $(ALL_LDFLAGS)
 ifneq ($(STATIC),)
 	@case "$$($(READELF) -l $@)" in *INTERP* | '') \
 		echo "$@ is not static: it has an interpreter" >&2; exit 1 ;; \
@@ -107,28 +120,47 @@ clean:
 UNIT = $(MODULES)
 UNIT_FILES = $(UNIT:%=$(O)/tests/unit/%)
 NEEDS_address = address
+NEEDS_capacity = capacity
+NEEDS_connection = connection options service relay copy stream address log
 NEEDS_copy = copy
 NEEDS_log = log
-NEEDS_options = options address log
+NEEDS_options = options address log service
 NEEDS_preamble = preamble address
 NEEDS_relay = relay copy stream address
-NEEDS_server = server options relay copy stream address log
+NEEDS_server = server capacity connection options service relay copy stream \
+	address log
+NEEDS_service = service
 NEEDS_stream = stream address
+WRAPS_capacity = open prlimit
+WRAPS_connection = clock_gettime free log_line malloc pthread_create \
+	relay_run stream_connect stream_original_destination
 WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
 	setsockopt splice
 WRAPS_log = clock_gettime write
 WRAPS_preamble = poll recv send
 WRAPS_relay = connect poll pthread_create recv send setsockopt shutdown \
 	splice
-WRAPS_server = accept4 clock_gettime free malloc poll pthread_create \
-	relay_run stream_connect stream_listen stream_local_cid \
-	stream_original_destination
+WRAPS_server = accept4 capacity_connections clock_gettime eventfd malloc poll \
+	pthread_create signalfd stream_listen stream_local_cid
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt ioctl \
 	listen open setsockopt shutdown socket
-INTEGRATION = bridge compat harness main network program strict \
-	strict_dial strict_end strict_listen strict_load strict_log \
-	strict_target strict_usage traffic
+INTEGRATION = bridge compat faults harness main network program strict \
+	strict_dial strict_end strict_hostile strict_limits strict_listen \
+	strict_load strict_log strict_service strict_stop strict_target \
+	strict_usage traffic
+FUZZ = address options preamble
+FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
+FUZZ_NEEDS_address = address
+FUZZ_NEEDS_options = $(MODULES) $(PROGRAMS:%=tests/fuzz/%)
+FUZZ_NEEDS_preamble = preamble address
+FUZZ_WRAPS_options = exit server_run socket
+FUZZ_WRAPS_preamble = recv
 INTEGRATION_FILE = $(O)/tests/integration/integration
+# The programs once more, with calls that fail when a test says so.
+FAULT_FILES = $(if $(SANITIZE),,$(PROGRAMS:%=$(O)/fault/%))
+WRAPS_fault = accept4 calloc connect fcntl free getaddrinfo getsockname \
+	getsockopt malloc mmap munmap pipe2 poll pthread_create read recv send \
+	setsockopt shutdown socket splice write
 
 $(O)/tests/%.o: tests/%.c VERSION Makefile
 	@mkdir -p $(@D)
@@ -139,22 +171,51 @@ $(UNIT_FILES): $(O)/tests/unit/%: $(O)/tests/unit/%.o \
 		$$(addprefix $(O)/,$$(addsuffix .o,$$(NEEDS_$$*)))
 	$(CC) -o $@ $^ $(WRAPS_$*:%=-Wl,--wrap=%) $(ALL_LDFLAGS) -lcmocka
 
+$(PROGRAMS:%=$(O)/fault/%): $(O)/fault/%: $(O)/%.o $(O)/tests/fault/fault.o \
+		$(O)/libproxy.a
+	@mkdir -p $(@D)
+	$(CC) -o $@ $^ $(WRAPS_fault:%=-Wl,--wrap=%) $(ALL_LDFLAGS)
+
+$(FUZZ_FILES): $(O)/tests/fuzz/%: $(O)/tests/fuzz/%.o \
+		$$(addprefix $(O)/,$$(addsuffix .o,$$(FUZZ_NEEDS_$$*)))
+	$(CC) -o $@ $^ $(FUZZ_WRAPS_$*:%=-Wl,--wrap=%) $(ALL_LDFLAGS)
+
+$(PROGRAMS:%=$(O)/tests/fuzz/%.o): $(O)/tests/fuzz/%.o: src/%.c VERSION Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes \
+		-Dmain=main_$(subst -,_,$*) -MMD -MP -c -o $@ $<
+
 $(INTEGRATION_FILE): $(INTEGRATION:%=$(O)/tests/integration/%.o)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) -lcmocka
 
 $(O)/tests/loopback: $(O)/tests/loopback.o
 	$(CC) -o $@ $^ $(ALL_LDFLAGS)
 
+ifneq ($(SANITIZE),)
+$(PROGRAM_FILES) $(UNIT_FILES) $(INTEGRATION_FILE) $(FUZZ_FILES): \
+	$(O)/tests/sanitizer.o
+$(INTEGRATION:%=$(O)/tests/integration/%.o): ALL_CFLAGS += -DPATIENCE=4
+# In an emulator, a search for leaks takes a second; the unit tests do both.
+RUN_SANITIZED = --timeout 3600 --env \
+	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0
+endif
+ifneq ($(findstring thread,$(SANITIZE)),)
+# The sanitizer's own data takes 800 KB of each thread's stack.
+$(O)/connection.o: ALL_CFLAGS += -DSTACK_SIZE=2097152
+$(O)/relay.o $(O)/tests/unit/relay.o: ALL_CFLAGS += -DSTACK_SIZE=1048576
+endif
+
 # Where the black-box suite finds the programs, by the end they stand on.
 PROXY_DIR = $(abspath $(O))
 PROXY_DIR_HOST = $(PROXY_DIR)
 PROXY_DIR_ENCLAVE = $(PROXY_DIR)
 GROUP = all
+TESTS =
 GUEST ?=
 KERNEL ?=
 COMMANDS = nft ip busybox curl
 RUN = GUEST=$(GUEST) KERNEL=$(KERNEL) tools/run $(O)/tests/loopback \
-	--cache $(O)/guest $(addprefix --add ,$(sort $(PROXY_DIR_HOST) \
+	--cache $(GUEST_CACHE) $(addprefix --add ,$(sort $(PROXY_DIR_HOST) \
 	$(PROXY_DIR_ENCLAVE)) $(shell PATH=$$PATH:/usr/sbin:/sbin; \
 	for c in $(COMMANDS); do command -v $$c; done))
 
@@ -167,12 +228,50 @@ check:
 check-unit: $(UNIT_FILES)
 	@for t in $(UNIT_FILES); do $(EMULATOR) $$t || exit 1; done
 
-check-integration: $(INTEGRATION_FILE) $(O)/tests/loopback all
+# A leak is an error, too, but for what may belong to threads that still run.
+# The exit status is none that a test expects of a child.
+check-valgrind:
+	@tools/setup build check valgrind
+	@$(MAKE) --no-print-directory check-unit EMULATOR="valgrind -q \
+		--error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
+		--errors-for-leak-kinds=definite"
+
+check-integration: $(INTEGRATION_FILE) $(FAULT_FILES) $(O)/tests/loopback all
 	@tools/setup check
-	@$(RUN) --timeout 1200 --add $(INTEGRATION_FILE) --env GROUP=$(GROUP) \
+	@$(RUN) --timeout 1200 $(RUN_SANITIZED) --add $(INTEGRATION_FILE) \
+		--env GROUP=$(GROUP) --env TESTS="$(TESTS)" \
 		--env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
 		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
 		$(abspath $(INTEGRATION_FILE))
+
+# Thousands of connections at once, for so long; SEED= repeats a run.
+SOAK = load plan proxy soak
+$(O)/tests/soak/soak: $(SOAK:%=$(O)/tests/soak/%.o)
+	$(CC) -o $@ $^ $(ALL_LDFLAGS)
+
+soak:
+	@tools/setup build
+	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback \
+		$(O)/tests/soak/soak
+	@GUEST=$(GUEST) KERNEL=$(KERNEL) SOAK_SECONDS='$(SECONDS)' \
+		SOAK_MINUTES='$(MINUTES)' SOAK_CONNECTIONS='$(CONNECTIONS)' \
+		SOAK_SEED='$(SEED)' tools/soak $(O) $(PROXY_DIR)
+
+# An enclave in an emulated host.
+check-enclave:
+	@tools/setup build static guest enclave
+	@$(MAKE) --no-print-directory -s O=$(O)/enclave STATIC=1 CC=musl-gcc all
+	@KERNEL=$(KERNEL) tools/check-enclave $(O)/enclave $(GUEST_CACHE)
+
+# Each for SECONDS (60). What is found is kept, apart from what the source has.
+fuzz:
+	@tools/setup build fuzz
+	@$(MAKE) --no-print-directory -s CC=clang \
+		SANITIZE=fuzzer,address,undefined fuzz-all
+
+fuzz-all: $(FUZZ_FILES)
+	@for t in $(FUZZ); do tools/fuzz $(O)/tests/fuzz/$$t $(or $(SECONDS),60) \
+		$(O)/fuzz/$$t tests/fuzz/corpus/$$t || exit 1; done
 
 check-musl:
 	@tools/setup build static
@@ -199,7 +298,7 @@ bench bench-smoke:
 	@tools/setup build static bench
 	@$(MAKE) --no-print-directory -s O=$(O)/bench STATIC=1 CC=musl-gcc all \
 		$(O)/bench/load $(O)/bench/empty $(O)/bench/tests/loopback
-	@$(if $(filter bench-smoke,$@),SMOKE=1) tools/bench $(O)/bench $(O)/guest
+	@$(if $(filter bench-smoke,$@),SMOKE=1) tools/bench $(O)/bench $(GUEST_CACHE)
 
 lint:
 	@tools/setup lint
@@ -210,7 +309,8 @@ demo:
 	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback
 	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
 
-.PHONY: all bench bench-smoke check check-aarch64 check-integration check-musl check-nix \
-	check-reproducible check-unit clean demo dist install lint uninstall
+.PHONY: all bench bench-smoke check check-aarch64 check-enclave \
+	check-integration check-musl check-nix check-reproducible check-unit \
+	check-valgrind clean demo dist fuzz fuzz-all install lint soak uninstall
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -44,6 +44,7 @@ let
         [ "${cfg.package}/bin/${instance.program}" ]
         ++ lib.mapAttrsToList (flag: value: "--${flag}=${toString value}") instance.settings
       );
+      Type = "notify";
       Restart = "always";
       RestartSec = 1;
       RestartPreventExitStatus = 2; # a wrong command line stays wrong

@@ -165,7 +165,9 @@ address_format(const struct address *address, char *text, size_t size)
 		(void)snprintf(text, size, "[%s]:%u", host, port);
 		break;
 	case AF_VSOCK:
-		(void)snprintf(text, size, "%u:%u", address->vm.svm_cid, port);
+		(void)snprintf(text, size,
+		    port == VMADDR_PORT_ANY ? "%u:*" : "%u:%u",
+		    address->vm.svm_cid, port);
 		break;
 	default: (void)snprintf(text, size, "-");
 	}

@@ -55,5 +55,6 @@ uint32_t address_port(const struct address *address);
 /* Turns an IPv4-mapped IPv6 address into the IPv4 address that it means. */
 void address_unmap(struct address *address);
 
-/* Writes IPv4:PORT, [IPv6]:PORT, CID:PORT or "-". size: ADDRESS_TEXT_SIZE. */
+/* Writes IPv4:PORT, [IPv6]:PORT, CID:PORT (* for VMADDR_PORT_ANY) or "-". size:
+ * ADDRESS_TEXT_SIZE. */
 void address_format(const struct address *address, char *text, size_t size);

@@ -26,9 +26,9 @@ dial(struct connection *c)
 	struct address target;
 	int fd;
 
-	if (server_target(c, &target) == -1)
+	if (connection_target(c, &target) == -1)
 		return -1;
-	fd = server_connect(c, &settings.upstream_vsock);
+	fd = connection_connect(c, &settings.upstream_vsock);
 	if (fd != -1 && preamble_send(fd, &target) == -1) {
 		c->reason = stream_reason(AF_UNSPEC, errno);
 		close(fd);
@@ -40,9 +40,6 @@ dial(struct connection *c)
 int
 main(int argc, char *argv[])
 {
-	char text[ADDRESS_TEXT_SIZE];
-
 	options_parse("ip-to-vsock-transparent", options, argc, argv);
-	address_format(&settings.upstream_vsock, text, sizeof(text));
-	server_run(text, dial);
+	server_run(dial);
 }

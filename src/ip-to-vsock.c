@@ -16,15 +16,12 @@ static const struct option options[] = {
 static int
 dial(struct connection *c)
 {
-	return server_connect(c, &settings.upstream_vsock);
+	return connection_connect(c, &settings.upstream_vsock);
 }
 
 int
 main(int argc, char *argv[])
 {
-	char text[ADDRESS_TEXT_SIZE];
-
 	options_parse("ip-to-vsock", options, argc, argv);
-	address_format(&settings.upstream_vsock, text, sizeof(text));
-	server_run(text, dial);
+	server_run(dial);
 }

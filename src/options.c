@@ -3,6 +3,7 @@
  * is strict, and its texts are like those that users of the original know. */
 #include "options.h"
 #include "log.h"
+#include "service.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@
 #define MAX_OPTIONS 16
 
 struct settings settings = {.connect_timeout = 10,
+    .preamble_timeout = 10,
+    .grace = 10,
     .log_level = LEVEL_INFO,
     .copy = COPY_AUTO,
     .vsock_chunk = 32768};
@@ -20,6 +23,17 @@ static const struct option common_table[] = {
     {0, "connect-timeout", "SECONDS",
 	"give up connecting to the upstream after this long [default: 10]",
 	OPTION_NUMBER, &settings.connect_timeout},
+    {0, "idle-timeout", "SECONDS",
+	"end connections on which no byte moves for so long, 0: never "
+	"[default: 0]",
+	OPTION_TIME, &settings.idle_timeout},
+    {0, "tcp-user-timeout", "SECONDS",
+	"end TCP connections whose peer takes no data for so long, 0: when the "
+	"kernel does [default: 0]",
+	OPTION_TIME, &settings.user_timeout},
+    {0, "grace", "SECONDS",
+	"let connections finish for so long after SIGTERM [default: 10]",
+	OPTION_TIME, &settings.grace},
     {0, "max-connections", "N",
 	"serve at most so many at once, others wait "
 	"[default: what the process's limits allow]",
@@ -45,6 +59,7 @@ const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
 
 static const unsigned bounds[][2] = {
     [OPTION_NUMBER] = {1, 1000000}, /* seconds that fit an int as ms */
+    [OPTION_TIME] = {0, 1000000},
     [OPTION_CHUNK] = {4096, 1048576},
     [OPTION_BUFFER] = {262144, 1073741824},
 };
@@ -60,6 +75,7 @@ static const char *const expected[] = {
 			      "or local or host for the CID",
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
     [OPTION_NUMBER] = "a whole number of 1 to 1000000",
+    [OPTION_TIME] = "a whole number of 0 to 1000000",
     [OPTION_CHUNK] = "a whole number of 4096 to 1048576",
     [OPTION_BUFFER] = "a whole number of 262144 to 1073741824",
     [OPTION_LEVEL] = "error, warn, info or debug",
@@ -167,6 +183,7 @@ parse_value(const struct option *o, const char *value)
 		       vsock->vm.svm_cid != VMADDR_CID_ANY &&
 		       vsock->vm.svm_port != VMADDR_PORT_ANY;
 	case OPTION_NUMBER:
+	case OPTION_TIME:
 	case OPTION_CHUNK:
 	case OPTION_BUFFER:
 		valid = address_parse_number(
@@ -238,7 +255,7 @@ options_parse(const char *program, const struct option *table, int argc,
     char *const argv[])
 {
 	struct parser p = {.program = program};
-	const char *value;
+	const char *value, *listeners = service_listeners();
 	char text[64];
 	size_t index;
 
@@ -256,12 +273,23 @@ options_parse(const char *program, const struct option *table, int argc,
 			value = argv[++i];
 		take(&p, index, value);
 	}
+	if (listeners != NULL && strcmp(listeners, "1") != 0)
+		usage_error("LISTEN_FDS is '%s': expected 1", listeners);
+	settings.listener_passed = listeners != NULL;
 	for (size_t i = 0; i < p.count; i++) {
-		if (p.options[i]->type > OPTION_REQUIRED || p.seen[i])
-			continue;
+		enum option_type type = p.options[i]->type;
+		bool passed = listeners != NULL && type <= OPTION_LISTEN;
+
 		(void)long_form(p.options[i], text, sizeof(text));
-		usage_error("'%s' is missing: expected %s", text,
-		    expected[p.options[i]->type]);
+		if (type == OPTION_LISTEN_IP)
+			settings.listens_on_tcp = true;
+		if (passed && p.seen[i])
+			usage_error("'%s' is given, and a listener was passed "
+				    "(LISTEN_FDS): expected one of them",
+			    text);
+		if (type <= OPTION_REQUIRED && !passed && !p.seen[i])
+			usage_error("'%s' is missing: expected %s", text,
+			    expected[type]);
 	}
 	log_open(program, (enum log_level)settings.log_level);
 }

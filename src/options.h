@@ -7,32 +7,37 @@
 enum copy_mode { COPY_AUTO, COPY_SPLICE, COPY_BUFFER };
 extern const char *const copy_words[]; /* by mode; NULL at the end */
 
-/* What all programs share. Set before any thread starts, constant from then
- * on. */
+/* Set before any thread starts, constant from then on. Times in seconds. */
 struct settings {
-	struct host_port listen_host; /* a TCP listener, if text is set */
-	struct address listen_vsock;  /* else a vsock listener */
+	bool listens_on_tcp;          /* else on vsock */
+	bool listener_passed;         /* by a service manager; else: */
+	struct host_port listen_host; /* TCP */
+	struct address listen_vsock;  /* or vsock */
 	struct host_port upstream_host;
 	struct address upstream_vsock;
-	bool upstream_has_port;   /* OPTION_UPSTREAM_CID: a port was given */
-	unsigned connect_timeout; /* seconds */
+	bool upstream_has_port; /* OPTION_UPSTREAM_CID: a port was given */
+	unsigned connect_timeout, preamble_timeout, grace;
+	unsigned idle_timeout;    /* 0: none */
 	unsigned max_connections; /* 0: what the limits allow */
 	unsigned log_level;       /* enum log_level */
 	unsigned copy;            /* enum copy_mode */
 	unsigned vsock_chunk;     /* most bytes handed to vsock in one call */
 	unsigned vsock_buffer;    /* see stream.h */
+	unsigned user_timeout;    /* likewise */
 };
 
 extern struct settings settings;
 
 enum option_type {
-	OPTION_LISTEN_IP,      /* HOST:PORT, to settings.listen_host */
-	OPTION_LISTEN_VSOCK,   /* CID:PORT, to settings.listen_vsock */
+	OPTION_LISTEN_IP,    /* HOST:PORT, to settings.listen_host */
+	OPTION_LISTEN_VSOCK, /* CID:PORT, to settings.listen_vsock */
+	OPTION_LISTEN = OPTION_LISTEN_VSOCK, /* up to here */
 	OPTION_UPSTREAM_IP,    /* HOST:PORT, not port 0, to upstream_host */
 	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither any, to upstream_vsock */
 	OPTION_UPSTREAM_CID,   /* CID or CID:PORT, likewise */
 	OPTION_REQUIRED = OPTION_UPSTREAM_CID, /* up to here */
 	OPTION_NUMBER,                         /* 1 to 1000000 */
+	OPTION_TIME,                           /* 0 to 1000000 */
 	OPTION_CHUNK,                          /* 4096 to 1048576 */
 	OPTION_BUFFER,                         /* 262144 to 1073741824 */
 	OPTION_LEVEL,                          /* of the log */

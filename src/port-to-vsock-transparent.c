@@ -4,8 +4,6 @@
 #include "options.h"
 #include "server.h"
 
-#include <stdio.h>
-
 static const struct option options[] = {
     {'i', "ip-addr", "IP_ADDR",
 	"ip address of the listener side (e.g. 127.0.0.1:1200)",
@@ -21,21 +19,18 @@ dial(struct connection *c)
 {
 	struct address target, upstream = settings.upstream_vsock;
 
-	if (server_target(c, &target) == -1)
+	if (connection_target(c, &target) == -1)
 		return -1;
 	upstream.vm.svm_port = address_port(&target);
-	return server_connect(c, &upstream);
+	return connection_connect(c, &upstream);
 }
 
 int
 main(int argc, char *argv[])
 {
-	char text[ADDRESS_TEXT_SIZE];
-
 	options_parse("port-to-vsock-transparent", options, argc, argv);
 	if (settings.upstream_has_port)
 		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
-	(void)snprintf(
-	    text, sizeof(text), "%u:*", settings.upstream_vsock.vm.svm_cid);
-	server_run(text, dial);
+	settings.upstream_vsock.vm.svm_port = VMADDR_PORT_ANY;
+	server_run(dial);
 }

@@ -72,44 +72,32 @@ preamble_send(int fd, const struct address *target)
 	return send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
 }
 
-/* Reads size bytes before the deadline (clock_ms()). */
-static int
-receive_exactly(int fd, uint8_t *bytes, size_t size, uint64_t deadline)
+int
+preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 {
 	struct pollfd readable = {.fd = fd, .events = POLLIN};
+	uint64_t now = clock_ms(), deadline = now + timeout_ms;
+	uint8_t bytes[PREAMBLE_SIZE_IPV6];
+	size_t size = PREAMBLE_SIZE_IPV4;
 	ssize_t n;
 
-	while (size > 0) {
-		uint64_t now = clock_ms();
-
+	for (size_t have = 0; have < size; now = clock_ms()) {
 		if (now >= deadline ||
 		    poll(&readable, 1, (int)(deadline - now)) == 0) {
 			errno = ETIMEDOUT;
 			return -1;
 		}
-		n = recv(fd, bytes, size, MSG_DONTWAIT);
+		n = recv(fd, bytes + have, size - have, MSG_DONTWAIT);
 		if (n == -1 && (errno == EAGAIN || errno == EINTR))
 			continue;
 		if (n <= 0) {
 			errno = n == 0 ? ENODATA : errno;
 			return -1;
 		}
-		bytes += n;
-		size -= (size_t)n;
+		have += (size_t)n;
+		if (have == PREAMBLE_SIZE_IPV4)
+			size = preamble_size(bytes);
 	}
-	return 0;
-}
-
-int
-preamble_receive(int fd, unsigned timeout_ms, struct address *target)
-{
-	uint64_t deadline = clock_ms() + timeout_ms;
-	uint8_t bytes[PREAMBLE_SIZE_IPV6];
-
-	if (receive_exactly(fd, bytes, PREAMBLE_SIZE_IPV4, deadline) == -1 ||
-	    receive_exactly(fd, bytes + PREAMBLE_SIZE_IPV4,
-		preamble_size(bytes) - PREAMBLE_SIZE_IPV4, deadline) == -1)
-		return -1;
 	*target = preamble_decode(bytes);
 	if (address_port(target) == 0) {
 		errno = EDESTADDRREQ;

@@ -7,12 +7,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdbool.h>
 
 /* Of the second thread, as a part of the first one's: it has ended by then, and
  * a connection costs one mapping less to make. It needs a tenth of this, which
  * is the least that glibc takes on aarch64. */
+#ifndef STACK_SIZE /* sanitizers need more */
 #define STACK_SIZE 131072
+#endif
 
 struct direction {
 	struct relay *relay;
@@ -20,30 +21,21 @@ struct direction {
 	int from, to;
 	struct copy_way way;
 	enum relay_end from_error, to_error;
-	_Atomic uint64_t moved;
+	_Atomic uint64_t *moved;
 	atomic_bool write_closed; /* `to` was, or is about to be, shut down */
 };
 
-struct relay {
-	struct direction up, down;
-	/* The first one: its relay_end times 65,536, plus its errno. */
-	atomic_int failure;
-};
-
-/* Records the first failure, or asks (RELAY_EOF). Returns if there is one. */
-static bool
-fail(struct relay *relay, enum relay_end end, int error)
+bool
+relay_fail(struct relay *relay, enum relay_end end, int error)
 {
 	int none = 0;
 
-	if (end == RELAY_EOF)
-		return relay->failure != 0;
-	if (atomic_compare_exchange_strong(
-		&relay->failure, &none, (int)end << 16 | error)) {
-		stream_reset(relay->up.from);
-		stream_reset(relay->up.to);
+	if (error != 0 && atomic_compare_exchange_strong(
+			      &relay->failure, &none, (int)end << 16 | error)) {
+		stream_reset(relay->client);
+		stream_reset(relay->upstream);
 	}
-	return true;
+	return relay->failure != 0;
 }
 
 /* An end-of-file may be a reset in disguise: the kernel reports an error once,
@@ -76,16 +68,16 @@ pass_on_eof(struct direction *d)
 {
 	int error = hidden_error(d, 0);
 
-	if (fail(d->relay, error == 0 ? RELAY_EOF : d->from_error, error))
+	if (relay_fail(d->relay, d->from_error, error))
 		return;
 	d->write_closed = true;
 	/* ENOTCONN: reset, and nobody has noticed yet. */
 	if (shutdown(d->to, SHUT_WR) == -1)
-		fail(d->relay, d->to_error,
+		relay_fail(d->relay, d->to_error,
 		    errno == ENOTCONN ? ECONNRESET : errno);
 	/* The opposite direction, which only writes to it, may be idle: who
 	 * else would notice if `from` is reset now? */
-	while (!fail(d->relay, error == 0 ? RELAY_EOF : d->from_error, error) &&
+	while (!relay_fail(d->relay, d->from_error, error) &&
 	       !d->opposite->write_closed)
 		error = hidden_error(d, 1000);
 }
@@ -94,45 +86,40 @@ static void *
 run_direction(void *argument)
 {
 	struct direction *d = argument;
+	enum copy_end end = copy_run(d->from, d->to, d->way, d->moved);
 
-	switch (copy_run(d->from, d->to, d->way, &d->moved)) {
-	case COPY_EOF: pass_on_eof(d); break;
-	case COPY_READ_FAILED:
-		/* Linux 4.14 says so at the end of a vsock stream. After a TCP
-		 * reset it means that the error was reported elsewhere. */
-		if (errno == ENOTCONN)
-			pass_on_eof(d);
-		else
-			fail(d->relay, d->from_error, errno);
-		break;
-	case COPY_WRITE_FAILED: fail(d->relay, d->to_error, errno); break;
-	}
+	/* Linux 4.14 says ENOTCONN at the end of a vsock stream. After a TCP
+	 * reset it means that the error was reported elsewhere. */
+	if (end == COPY_EOF || (end == COPY_READ_FAILED && errno == ENOTCONN))
+		pass_on_eof(d);
+	else
+		relay_fail(d->relay,
+		    end == COPY_READ_FAILED ? d->from_error : d->to_error,
+		    errno);
 	return NULL;
 }
 
-struct relay_result
-relay_run(int client, int upstream, struct copy_way up, struct copy_way down)
+void
+relay_run(struct relay *relay, struct copy_way up_way, struct copy_way down_way)
 {
-	struct relay relay = {
-	    .up = {&relay, &relay.down, client, upstream, up,
-		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, 0, false},
-	    .down = {&relay, &relay.up, upstream, client, down,
-		RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, 0, false},
-	};
+	struct direction down,
+	    up = {relay, &down, relay->client, relay->upstream, up_way,
+		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, &relay->up, false};
 	_Alignas(max_align_t) char stack[STACK_SIZE];
 	pthread_attr_t attr;
 	pthread_t thread;
 	int error;
 
+	down = (struct direction){relay, &up, relay->upstream, relay->client,
+	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, &relay->down,
+	    false};
 	(void)pthread_attr_init(&attr); /* can't fail on Linux */
 	(void)pthread_attr_setstack(&attr, stack, sizeof(stack));
-	error = pthread_create(&thread, &attr, run_direction, &relay.down);
-	if (error == 0) {
-		(void)run_direction(&relay.up);
-		pthread_join(thread, NULL);
-	} else {
-		fail(&relay, RELAY_NO_RESOURCES, error);
+	error = pthread_create(&thread, &attr, run_direction, &down);
+	if (error != 0) {
+		relay_fail(relay, RELAY_NO_RESOURCES, error);
+		return;
 	}
-	return (struct relay_result){(enum relay_end)(relay.failure >> 16),
-	    relay.failure & 0xffff, relay.up.moved, relay.down.moved};
+	(void)run_direction(&up);
+	pthread_join(thread, NULL);
 }

@@ -9,19 +9,28 @@ enum relay_end {
 	RELAY_CLIENT_ERROR,   /* the client's socket failed */
 	RELAY_UPSTREAM_ERROR, /* the upstream's socket failed */
 	RELAY_NO_RESOURCES,   /* no thread */
+	RELAY_IDLE,           /* for relay_fail(): nothing moved for too long */
+	RELAY_ENDS,
 };
 
-struct relay_result {
-	enum relay_end end;
-	int error;     /* errno of what ended it; 0 for RELAY_EOF */
-	uint64_t up;   /* bytes from the client that upstream's kernel took */
-	uint64_t down; /* bytes from upstream that the client's kernel took */
+/* Zero but for the two connected stream sockets, which stay the caller's.
+ * Other threads may read the rest at any time. */
+struct relay {
+	int client, upstream;
+	_Atomic uint64_t up;   /* bytes that the upstream's kernel took */
+	_Atomic uint64_t down; /* bytes that the client's kernel took */
+	atomic_int failure; /* the first: its relay_end times 65,536, + errno */
 };
 
-/* Relays between two connected stream sockets, in this thread and a second
- * one, until both directions have ended. End-of-file from one side becomes
- * shutdown(SHUT_WR) of the other when all data is delivered; the opposite
- * direction goes on without a time limit. Any error ends both directions, and
- * stream_reset() both sockets. They stay open. Needs 160 KiB of stack. */
-struct relay_result
-relay_run(int client, int upstream, struct copy_way up, struct copy_way down);
+/* Relays in this thread and a second one, until both directions have ended.
+ * End-of-file from one side becomes shutdown(SHUT_WR) of the other when all
+ * data is delivered; the opposite direction goes on without a time limit. Any
+ * error ends both directions, and stream_reset() both sockets. Needs 160 KiB of
+ * stack. */
+void relay_run(
+    struct relay *relay, struct copy_way up_way, struct copy_way down_way);
+
+/* Records a failure and resets both sockets, unless there was one before; an
+ * error of 0 only asks. Returns whether there is one. Any thread, as long as
+ * the sockets are open. */
+bool relay_fail(struct relay *relay, enum relay_end end, int error);

@@ -15,6 +15,8 @@
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
 
+#define BACKLOG 4096 /* SOMAXCONN is 128 with musl; the kernel has its own */
+
 static void
 close_keep_errno(int fd)
 {
@@ -31,30 +33,41 @@ set_option(int fd, int level, int option, int value)
 	(void)setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-unsigned stream_vsock_buffer;
+unsigned stream_vsock_buffer, stream_user_timeout;
 
-/* Accepted sockets inherit the options. */
-static int
-open_socket(int family)
+/* Accepted sockets inherit them. */
+static void
+set_options(int fd, int family)
 {
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 	uint64_t size = stream_vsock_buffer;
 
-	if (fd == -1)
-		return -1;
 	if (family != AF_VSOCK) {
+		(void)setsockopt(
+		    fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 		set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 		set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* lose nothing */
 		set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
+		set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+		    (int)stream_user_timeout);
 	} else if (size != 0) { /* up to a maximum, which anybody may raise */
 		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE,
 		    &size, sizeof(size));
 		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size,
 		    sizeof(size));
 	}
+}
+
+static int
+open_socket(int family)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd != -1)
+		set_options(fd, family);
 	return fd;
 }
 
@@ -69,11 +82,29 @@ stream_listen(const struct address *address)
 	if (address->any.sa_family != AF_VSOCK)
 		set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (bind(fd, &address->any, address->length) == -1 ||
-	    listen(fd, SOMAXCONN) == -1) {
+	    listen(fd, BACKLOG) == -1) {
 		close_keep_errno(fd);
 		return -1;
 	}
 	return fd;
+}
+
+int
+stream_adopt(int fd, bool is_vsock)
+{
+	int family = 0, listens = 0;
+	socklen_t length = sizeof(int);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) == -1 ||
+	    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) ==
+		-1 ||
+	    !listens ||
+	    (is_vsock ? family != AF_VSOCK
+		      : family != AF_INET && family != AF_INET6))
+		return -1;
+	(void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* can't fail */
+	set_options(fd, family);
+	return 0;
 }
 
 /* Makes connect(2) give up after ms milliseconds; 0: never. */
@@ -135,8 +166,7 @@ stream_open(const struct host_port *host_port, unsigned timeout_ms,
 	for (i = list; i != NULL; i = i->ai_next)
 		count++;
 	for (i = list; i != NULL && fd == -1; i = i->ai_next) {
-		memset(address, 0, sizeof(*address));
-		address->length = i->ai_addrlen;
+		*address = (struct address){.length = i->ai_addrlen};
 		memcpy(&address->any, i->ai_addr, i->ai_addrlen);
 		fd = timeout_ms == 0 ? stream_listen(address)
 				     : stream_connect(address,
@@ -189,14 +219,21 @@ stream_original_destination(int fd, struct address *target)
 }
 
 void
+stream_complete(int fd)
+{
+	static const struct linger none = {0};
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
+void
 stream_reset(int fd)
 {
-	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 	static const struct sockaddr disconnect = {.sa_family = AF_UNSPEC};
 	struct pollfd writable = {.fd = fd, .events = POLLOUT};
 	struct address local;
 
-	if (stream_local_address(fd, &local) == -1 ||
+	if (stream_local_address(fd, &local) == 0 &&
 	    local.any.sa_family == AF_VSOCK) {
 		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
 		return;
@@ -206,7 +243,6 @@ stream_reset(int fd)
 	 * 6.x kernels refuse it while a thread waits (EBUSY): wake the reader
 	 * first. A writer that waits is woken only by the end of its side; the
 	 * FIN of that stands behind a full queue, which close(2) drops. */
-	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 	for (int tries = 0; tries < 20; tries++) {
 		if (connect(fd, &disconnect, sizeof(disconnect)) == 0)
 			return;

@@ -12,9 +12,18 @@
  * Set before the first thread. */
 extern unsigned stream_vsock_buffer;
 
+/* Milliseconds after which TCP sockets made from now on give up on a peer that
+ * takes no data, or answers no keepalive (tcp(7), TCP_USER_TIMEOUT); 0: the
+ * kernel's default. Set it like the above. */
+extern unsigned stream_user_timeout;
+
 /* Binds and listens on a TCP or vsock address, with the longest backlog.
  * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2). */
 int stream_listen(const struct address *address);
+
+/* Makes a listener of another's its own: sets the options that stream_listen()
+ * sets. Returns 0, or -1: it is no listening TCP or vsock socket. */
+int stream_adopt(int fd, bool is_vsock);
 
 /* Connects, for at most timeout_ms milliseconds (> 0), vsock included.
  * Returns the socket, or -1 with errno of socket(2) or connect(2); ETIMEDOUT
@@ -43,6 +52,13 @@ int stream_local_address(int fd, struct address *address);
  * peer sees a reset, never a clean end; vsock has no reset: a vsock peer reads
  * what is queued, then end-of-file. fd stays open. */
 void stream_reset(int fd);
+
+/* Says that all has been sent and received: from now on close(2) lets the
+ * kernel deliver what is queued. Without this it resets a TCP connection, and
+ * so does the end of the process, in whatever way: cut-off data must not look
+ * complete.
+ */
+void stream_complete(int fd);
 
 /* An errno of a socket of this family in words for users. Static text. */
 const char *stream_reason(int family, int error);

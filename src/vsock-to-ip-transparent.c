@@ -7,8 +7,6 @@
 
 #include <errno.h>
 
-static unsigned preamble_timeout = 10; /* seconds */
-
 static const struct option options[] = {
     {'v', "vsock-addr", "VSOCK_ADDR",
 	"vsock address of the listener side, usually open to the other side "
@@ -17,7 +15,7 @@ static const struct option options[] = {
     {0, "preamble-timeout", "SECONDS",
 	"give up waiting for a connection's target after this long "
 	"[default: 10]",
-	OPTION_NUMBER, &preamble_timeout},
+	OPTION_NUMBER, &settings.preamble_timeout},
     {.name = NULL},
 };
 
@@ -37,19 +35,19 @@ dial(struct connection *c)
 {
 	struct address target;
 
-	if (preamble_receive(c->client, preamble_timeout * 1000, &target) ==
-	    -1) {
-		c->end = "no-target";
+	if (preamble_receive(c->relay.client, settings.preamble_timeout * 1000,
+		&target) == -1) {
+		c->end = END_NO_TARGET;
 		c->reason = preamble_reason(errno);
 		return -1;
 	}
 	address_format(&target, c->target, sizeof(c->target));
-	return server_connect(c, &target);
+	return connection_connect(c, &target);
 }
 
 int
 main(int argc, char *argv[])
 {
 	options_parse("vsock-to-ip-transparent", options, argc, argv);
-	server_run("*:*", dial);
+	server_run(dial);
 }

@@ -35,5 +35,5 @@ int
 main(int argc, char *argv[])
 {
 	options_parse("vsock-to-ip", options, argc, argv);
-	server_run(settings.upstream_host.text, dial);
+	server_run(dial);
 }

@@ -127,8 +127,11 @@ start(const struct bridge *b, enum side side, const char *name, const char *ip,
 	add_option(&a, b, "-v", by_port ? "--vsock" : "--vsock-addr", vsock);
 	for (size_t i = 0; b->extra != NULL && b->extra[i] != NULL; i++)
 		add(&a, b->extra[i]);
-	return program_start(&(struct program_options){
-	    .side = side, .name = name, .args = a.list});
+	return program_start(&(struct program_options){.side = side,
+	    .name = name,
+	    .below = b->below,
+	    .args = a.list,
+	    .env = b->env});
 }
 
 /* Starts a program that listens on vsock. */
@@ -139,28 +142,34 @@ start_behind(const struct bridge *b, const char *name)
 	    b->upstream_host != NULL ? b->upstream_host : "127.0.0.1";
 	const char *ip =
 	    is_transparent(name) ? NULL : tcp_text(host, b->upstream_port);
-	struct program *p = start(b, paths[b->route].upstream, name, ip,
-	    harness_text("1:%u", b->vsock_port));
 
-	program_wait_vsock(p, b->vsock_port);
-	return p;
+	return start(b, paths[b->route].upstream, name, ip,
+	    harness_text("1:%u", b->vsock_port));
 }
 
 /* Starts a program that listens on TCP. */
 static struct program *
 start_before(const struct bridge *b, const char *name)
 {
-	const char *address = loopback_of(b);
 	bool has_port = strcmp(name, "port-to-vsock-transparent") != 0;
-	struct program *p = start(b, paths[b->route].client, name,
-	    tcp_text(address, b->listen_port),
-	    has_port ? harness_text("1:%u", b->vsock_port) : "1");
 
-	program_wait_tcp(p, b->listen_port);
-	if (is_transparent(name))
-		network_redirect(
-		    paths[b->route].client, target_of(b), b->listen_port);
-	return p;
+	return start(b, paths[b->route].client, name,
+	    tcp_text(loopback_of(b), b->listen_port),
+	    has_port ? harness_text("1:%u", b->vsock_port) : "1");
+}
+
+struct program *
+bridge_start_again(const struct bridge *b)
+{
+	const char *name = paths[b->route].first;
+
+	return b->client_is_tcp ? start_before(b, name) : start_behind(b, name);
+}
+
+enum side
+bridge_side(enum route route, bool upstream)
+{
+	return upstream ? paths[route].upstream : paths[route].client;
 }
 
 void
@@ -186,12 +195,17 @@ bridge_open(struct bridge *b)
 		b->listen_port = network_tcp_port();
 	if (path->last != NULL) {
 		b->last = start_behind(b, path->last);
-		b->first = start_before(b, path->first);
-	} else {
-		b->first = b->client_is_tcp ? start_before(b, path->first)
-					    : start_behind(b, path->first);
-		b->last = b->first;
+		program_wait_vsock(b->last, b->vsock_port);
 	}
+	b->first = bridge_start_again(b);
+	if (path->last == NULL)
+		b->last = b->first;
+	if (!b->client_is_tcp)
+		program_wait_vsock(b->first, b->vsock_port);
+	else
+		program_wait_tcp(b->first, b->listen_port);
+	if (b->client_is_tcp && is_transparent(path->first))
+		network_redirect(path->client, target_of(b), b->listen_port);
 	if (!b->no_upstream)
 		bridge_listen(b);
 }

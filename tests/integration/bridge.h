@@ -49,6 +49,8 @@ struct bridge {
 	const char *target; /* of the transparent ones: TARGET_IPV4, and
 			       OTHER_IPV4 for port-to-vsock-transparent */
 	char *const *extra; /* more arguments, for every program */
+	const char *below;  /* see program.h */
+	char *const *env;   /* likewise */
 	bool no_upstream;   /* nobody listens there: see bridge_listen() */
 	struct bridge_spelling spelling;
 	const char *upstream_host; /* of vsock-to-ip: 127.0.0.1 */
@@ -71,6 +73,12 @@ const char *bridge_name(enum route route);
  * listener.
  */
 void bridge_open(struct bridge *bridge);
+
+/* Starts the first program once more, with the same arguments. Doesn't wait. */
+struct program *bridge_start_again(const struct bridge *bridge);
+
+/* The namespace of a route's clients, of its upstream. */
+enum side bridge_side(enum route route, bool upstream);
 
 /* Makes the upstream's listener after bridge_open() with no_upstream. */
 void bridge_listen(struct bridge *bridge);

@@ -154,5 +154,5 @@ harness_teardown(void **state)
 	for_each_descriptor(dispose);
 	free_texts();
 	alarm(0);
-	return 0;
+	return program_faults();
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Runs the black-box tests: integration [GROUP]. The group is compat, strict or
- * all (the default; $GROUP is another way to say it). $TESTS is a pattern of
- * test names, with * and ?. program.h tells where the programs are looked for;
- * if nothing is set, in the folder above the tests'.
+ * Runs the black-box tests: integration [GROUP]. The group is compat, strict,
+ * faults or all (the default; $GROUP is another way to say it). $TESTS is a
+ * pattern of test names, with * and ?. program.h tells where the programs are
+ * looked for; if nothing is set, in the folder above the tests'.
  *
  * Exit status: 0 if all tests passed, 77 if they can't run on this machine.
  */
@@ -45,7 +45,7 @@ main(int argc, char *argv[])
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGPIPE, SIG_IGN);
 	if (!all && strcmp(group, "compat") != 0 &&
-	    strcmp(group, "strict") != 0) {
+	    strcmp(group, "strict") != 0 && strcmp(group, "faults") != 0) {
 		fprintf(stderr, "no such group: %s\n", group);
 		return 2;
 	}
@@ -61,5 +61,7 @@ main(int argc, char *argv[])
 		failed += compat_run();
 	if (all || strcmp(group, "strict") == 0)
 		failed += strict_run();
+	if (all || strcmp(group, "faults") == 0)
+		failed += faults_run();
 	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -126,6 +126,37 @@ network_redirect(enum side side, const char *target, uint16_t to_port)
 	assert_true(run_tool(side, "nft", args));
 }
 
+/* Loses the packets that two nftables expressions match. */
+static void
+drop(enum side side, const char *one, const char *other)
+{
+	const char *rule = "add rule inet proxies input";
+	char *args[2] = {NULL, NULL};
+
+	assert_int_not_equal(side, BARE);
+	args[0] = harness_text("add table inet proxies; "
+			       "add chain inet proxies input "
+			       "{ type filter hook input priority 0; }; "
+			       "%s %s drop; %s %s drop",
+	    rule, one, rule, other);
+	has_rules[side] = true;
+	assert_true(run_tool(side, "nft", args));
+}
+
+void
+network_drop(enum side side, uint16_t port)
+{
+	drop(side, harness_text("tcp sport %u", port),
+	    harness_text("tcp dport %u", port));
+}
+
+void
+network_black_hole(enum side side, const char *address)
+{
+	drop(side, harness_text("ip daddr %s", address),
+	    harness_text("ip saddr %s", address));
+}
+
 void
 network_reset(void)
 {

@@ -46,7 +46,14 @@ void network_enter(enum side side);
  */
 void network_redirect(enum side side, const char *target, uint16_t to_port);
 
-/* Removes all redirect rules. */
+/*
+ * From now on, TCP packets from or to a port, or to an IPv4 address, are lost in
+ * a namespace. Gone after the test. Not for BARE.
+ */
+void network_drop(enum side side, uint16_t port);
+void network_black_hole(enum side side, const char *address);
+
+/* Removes all rules of these kinds. */
 void network_reset(void);
 
 /* A port of 10000 to 29999 that nothing has used in any namespace. */

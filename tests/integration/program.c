@@ -36,8 +36,20 @@ static const struct {
 };
 
 static char folders[SIDES][4096];
+static bool is_default;
 static struct program *programs[PROGRAMS_MAX];
 static size_t program_count;
+static int faults;
+
+/* Whether two paths are of one file. */
+static bool
+is_same(const char *a, const char *b)
+{
+	struct stat of_a, of_b;
+
+	return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 &&
+	       of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
 
 static void
 set_folder(enum side side, const char *variable, const char *fallback)
@@ -56,16 +68,46 @@ program_set_folder(const char *folder)
 {
 	set_folder(HOST, "PROXY_DIR_HOST", folder);
 	set_folder(ENCLAVE, "PROXY_DIR_ENCLAVE", folder);
+	is_default =
+	    is_same(folders[HOST], folder) && is_same(folders[ENCLAVE], folder);
+}
+
+bool
+program_folder_is_default(void)
+{
+	return is_default;
+}
+
+/* The path of one of the five in a folder below theirs, or "." */
+static const char *
+path_below(const char *below, const char *name)
+{
+	for (size_t i = 0; i < sizeof(house) / sizeof(*house); i++)
+		if (strcmp(name, house[i].name) == 0)
+			return harness_text(
+			    "%s/%s/%s", folders[house[i].side], below, name);
+	return name;
 }
 
 const char *
 program_path(const char *name)
 {
-	for (size_t i = 0; i < sizeof(house) / sizeof(*house); i++)
-		if (strcmp(name, house[i].name) == 0)
-			return harness_text(
-			    "%s/%s", folders[house[i].side], name);
-	return name;
+	return path_below(".", name);
+}
+
+/* Of a child with a listener: it alone knows its process. */
+static char listen_pid[32];
+
+/* In the child: makes descriptor 3 what it is for a service. */
+static void
+take_listener(const struct program_options *o)
+{
+	if (o->listener != 0)
+		dup3(o->listener, 3, 0);
+	if (o->listener == 3) /* dup3() wants two */
+		fcntl(3, F_SETFD, 0);
+	snprintf(
+	    listen_pid, sizeof(listen_pid), "LISTEN_PID=%d", (int)getpid());
 }
 
 /* In the child: everything up to the other program. Doesn't return. */
@@ -75,6 +117,8 @@ become(const struct program *p, const struct program_options *o,
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
+	if (o->prepare != NULL && !o->prepare(o->argument))
+		_exit(126);
 	/* Should the suite die, no program survives it. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_DFL);
@@ -85,6 +129,7 @@ become(const struct program *p, const struct program_options *o,
 	dup2(null, STDIN_FILENO);
 	dup2(o->stdout_fd != 0 ? o->stdout_fd : p->out, STDOUT_FILENO);
 	dup2(o->stderr_fd != 0 ? o->stderr_fd : p->err, STDERR_FILENO);
+	take_listener(o);
 	execvpe(path, argv, env);
 	dprintf(STDERR_FILENO, "cannot run %s: %s\n", path, strerror(errno));
 	_exit(127);
@@ -120,7 +165,8 @@ struct program *
 program_start(const struct program_options *options)
 {
 	struct program *p = new_program(options->name);
-	const char *path = program_path(options->name);
+	const char *path = path_below(
+	    options->below != NULL ? options->below : ".", options->name);
 	char *argv[ARGS_MAX] = {harness_text("%s", options->name)};
 	char *env[ENV_MAX];
 	size_t argc = 1, count = 0;
@@ -128,6 +174,11 @@ program_start(const struct program_options *options)
 	append(argv, ARGS_MAX, &argc, options->args);
 	/* Of two settings of a variable, getenv(3) finds the first. */
 	append(env, ENV_MAX, &count, options->env);
+	if (options->listen_fds != NULL)
+		append(env, ENV_MAX, &count,
+		    (char *const[]){listen_pid,
+			harness_text("LISTEN_FDS=%s", options->listen_fds),
+			NULL});
 	append(env, ENV_MAX, &count, environ);
 	network_enter(options->side);
 	p->pid = fork();
@@ -238,6 +289,24 @@ program_stop(struct program *p)
 	return exit_status(p);
 }
 
+/* Whether it has died by a fault, as after a sanitizer's report, or is about
+ * to. */
+static bool
+is_faulty(struct program *p)
+{
+	static const int signals[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV};
+	const char *text = program_err(p);
+	bool faulty = strstr(text, "Sanitizer") != NULL ||
+		      strstr(text, "runtime error: ") != NULL;
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		faulty = faulty || exit_status(p) == 128 + signals[i];
+	if (faulty) /* print_error() would cut it */
+		fprintf(stderr, "%s is faulty, with status %d; it printed:\n%s",
+		    p->name, exit_status(p), text);
+	return faulty;
+}
+
 void
 program_stop_all(void)
 {
@@ -245,12 +314,22 @@ program_stop_all(void)
 		struct program *p = programs[--program_count];
 
 		finish_off(p);
+		faults += is_faulty(p);
 		close(p->out);
 		close(p->err);
 		free(p->out_text);
 		free(p->err_text);
 		free(p);
 	}
+}
+
+int
+program_faults(void)
+{
+	int count = faults;
+
+	faults = 0;
+	return count;
 }
 
 struct listening {

@@ -23,10 +23,17 @@ struct program_limit {
 struct program_options {
 	enum side side;    /* its namespace */
 	const char *name;  /* see below */
+	const char *below; /* the five are in this folder of their folder */
 	char *const *args; /* after argv[0]; NULL-terminated */
 	char *const *env;  /* NAME=VALUE..., added; NULL-terminated */
 	const struct program_limit *limits;
 	size_t limit_count;
+	int listener;           /* passed as descriptor 3; stays the caller's */
+	const char *listen_fds; /* sets LISTEN_FDS, and LISTEN_PID to its own */
+	/* Called in the new process; after false, that ends. Must not use what
+	 * threads share, like the heap. */
+	bool (*prepare)(const void *argument);
+	const void *argument;
 	int stdout_fd; /* instead of the file; stays the caller's */
 	int stderr_fd;
 };
@@ -47,6 +54,9 @@ struct program {
  * not set in folder.
  */
 void program_set_folder(const char *folder);
+
+/* Whether they are those of the folder that the above was given. */
+bool program_folder_is_default(void);
 
 /* The path of one of the five. Any other name is returned as it is. */
 const char *program_path(const char *name);
@@ -84,8 +94,12 @@ int program_wait_end(struct program *p);
 /* Sends SIGTERM, after DEADLINE_MS SIGKILL; waits; returns as above. */
 int program_stop(struct program *p);
 
-/* Kills and forgets all. For the teardown. */
+/* Kills and forgets all. Faults are printed and counted. For the teardown. */
 void program_stop_all(void);
+
+/* How many had a fault since the last call: a crash, or a sanitizer's report.
+ */
+int program_faults(void);
 
 /* What it has printed so far. Valid until the next call for this program. */
 const char *program_out(struct program *p);

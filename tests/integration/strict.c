@@ -184,13 +184,14 @@ strict_expect_end(
     struct program *p, unsigned number, const char *end, const char *reason)
 {
 	const char *line = program_wait_connection(p, number);
+	bool is_eof = strcmp(end, "eof") == 0;
 
 	strict_expect_keys(
 	    line, reason == NULL ? CONNECTION_KEYS : CONNECTION_KEYS " reason");
 	strict_expect_value(line, "prog", p->name);
 	strict_expect_value(line, "end", end);
-	strict_expect_value(line, "msg", reason == NULL ? "closed" : "failed");
-	strict_expect_value(line, "level", reason == NULL ? "info" : "warn");
+	strict_expect_value(line, "msg", is_eof ? "closed" : "failed");
+	strict_expect_value(line, "level", is_eof ? "info" : "warn");
 	if (reason != NULL)
 		strict_expect_value(line, "reason", reason);
 	return line;
@@ -273,10 +274,63 @@ strict_fill(int fd)
 	return total;
 }
 
+void
+strict_exchange(int client, int upstream, uint64_t size)
+{
+	struct flow *flows[4];
+
+	flows[0] = flow_send(client, 1, size, 0);
+	flows[1] = flow_send(upstream, 2, size, 0);
+	flows[2] = flow_receive(upstream, 1, size);
+	flows[3] = flow_receive(client, 2, size);
+	for (size_t i = 0; i < COUNT(flows); i++)
+		flow_finish(flows[i]);
+}
+
+void
+strict_sort_ends(
+    const struct bridge *b, int client, int upstream, int *tcp, int *vsock)
+{
+	*tcp = b->client_is_tcp ? client : upstream;
+	*vsock = b->client_is_tcp ? upstream : client;
+}
+
+void
+strict_expect_counts(const char *line, const char *counts)
+{
+	static const char *const keys[] = {"accepted", "active", "eof",
+	    "client-error", "upstream-error", "no-resources", "idle-timeout",
+	    "no-upstream", "no-target", "stopped", "up", "down"};
+	const char *all = "ts level prog msg";
+
+	for (size_t i = 0; i < COUNT(keys); i++) {
+		const char *wanted = program_log_value(counts, keys[i]);
+
+		strict_expect_value(
+		    line, keys[i], wanted == NULL ? "0" : wanted);
+		all = harness_text("%s %s", all, keys[i]);
+	}
+	strict_expect_keys(line, harness_text("%s longest-ms", all));
+	program_log_number(line, "longest-ms");
+	strict_expect_value(line, "level", "info");
+}
+
+const char *
+strict_count_now(struct program *p, unsigned nth, const char *counts)
+{
+	const char *line;
+
+	assert_int_equal(kill(p->pid, SIGUSR1), 0);
+	line = program_wait_log(p, " msg=counters ", nth);
+	strict_expect_counts(line, counts);
+	return line;
+}
+
 int
 strict_run(void)
 {
 	return strict_usage_run() + strict_listen_run() + strict_log_run() +
 	       strict_dial_run() + strict_target_run() + strict_end_run() +
-	       strict_load_run();
+	       strict_load_run() + strict_stop_run() + strict_service_run() +
+	       strict_limits_run() + strict_hostile_run();
 }

@@ -16,6 +16,15 @@
 
 #define MIB (1024 * 1024)
 
+/* Of a program without connections: standard streams, the listener, signals,
+ * and a wake-up from threads. */
+#define IDLE_DESCRIPTORS 6
+
+/* The line at the start. */
+#define LISTENING_KEYS                                            \
+	"ts level prog msg listen upstream copy max-connections " \
+	"limited-by"
+
 /* A name that no resolver asks anybody about: its label is too long. */
 #define UNRESOLVABLE \
 	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -28,6 +37,10 @@ int strict_dial_run(void);
 int strict_target_run(void);
 int strict_end_run(void);
 int strict_load_run(void);
+int strict_stop_run(void);
+int strict_service_run(void);
+int strict_limits_run(void);
+int strict_hostile_run(void);
 
 /* Opens a bridge; extra: more arguments, or NULL. */
 struct bridge strict_bridge(enum route route, char *const *extra);
@@ -84,6 +97,23 @@ const char *strict_own_name(int fd);
  */
 int strict_black_hole(
     enum side side, const char *address, uint16_t port, int *filler);
+
+/* Both ends send a stream, receive the other's, and end. */
+void strict_exchange(int client, int upstream, uint64_t size);
+
+/* The end of a bridge of one program that is on TCP, and the other. */
+void strict_sort_ends(const struct bridge *bridge, int client, int upstream,
+    int *tcp, int *vsock);
+
+/*
+ * Expects a line of counters: msg=counters or msg=stopped. counts: those that
+ * aren't 0, e.g. "accepted=2 eof=1"; longest-ms may be anything.
+ */
+void strict_expect_counts(const char *line, const char *counts);
+
+/* Asks for such a line, the nth of a program, and expects these counts. */
+const char *
+strict_count_now(struct program *p, unsigned nth, const char *counts);
 
 /* Stops a program, waits until all of it stands still; lets it go on. */
 void strict_stop(const struct program *p);

@@ -60,20 +60,6 @@ test_half_close(void **state)
 	}
 }
 
-/* Both send a stream, receive the other's, and end. */
-static void
-exchange(int client, int upstream, uint64_t size)
-{
-	struct flow *flows[4];
-
-	flows[0] = flow_send(client, 1, size, 0);
-	flows[1] = flow_send(upstream, 2, size, 0);
-	flows[2] = flow_receive(upstream, 1, size);
-	flows[3] = flow_receive(client, 2, size);
-	for (size_t i = 0; i < COUNT(flows); i++)
-		flow_finish(flows[i]);
-}
-
 static void
 test_both_ways(void **state)
 {
@@ -88,7 +74,7 @@ test_both_ways(void **state)
 		const char *line;
 
 		bridge_pair(&b, &client, &upstream);
-		exchange(client, upstream, size);
+		strict_exchange(client, upstream, size);
 		line =
 		    strict_expect_end(b.first, strict_first(&b), "eof", NULL);
 		assert_int_equal(program_log_number(line, "up"), size);
@@ -197,15 +183,6 @@ test_reset_for_an_answer(void **state)
 	strict_expect_end(b.first, 2, "upstream-error", RESET);
 }
 
-/* The end of a bridge of one program that is on TCP, and the other. */
-static void
-sort_ends(
-    const struct bridge *b, int client, int upstream, int *tcp, int *vsock)
-{
-	*tcp = b->client_is_tcp ? client : upstream;
-	*vsock = b->client_is_tcp ? upstream : client;
-}
-
 /* Waits until the reset of the TCP end is in the log. */
 static void
 expect_tcp_failed(const struct bridge *b)
@@ -225,7 +202,7 @@ test_reset_while_writer_waits(void **state)
 		int client, upstream, tcp, vsock;
 
 		bridge_pair(&b, &client, &upstream);
-		sort_ends(&b, client, upstream, &tcp, &vsock);
+		strict_sort_ends(&b, client, upstream, &tcp, &vsock);
 		strict_fill(tcp);
 		traffic_reset(tcp);
 		expect_tcp_failed(&b);
@@ -244,7 +221,7 @@ test_reset_while_both_wait(void **state)
 	int client, upstream, tcp, vsock;
 
 	bridge_pair(&b, &client, &upstream);
-	sort_ends(&b, client, upstream, &tcp, &vsock);
+	strict_sort_ends(&b, client, upstream, &tcp, &vsock);
 	strict_fill(tcp);
 	strict_fill(vsock);
 	traffic_reset(tcp);
@@ -264,7 +241,7 @@ test_reset_after_half_close(void **state)
 		int client, upstream, tcp, vsock;
 
 		bridge_pair(&b, &client, &upstream);
-		sort_ends(&b, client, upstream, &tcp, &vsock);
+		strict_sort_ends(&b, client, upstream, &tcp, &vsock);
 		traffic_send_stream(tcp, 1, SOME);
 		traffic_half_close(tcp);
 		traffic_expect_stream(vsock, 1, SOME);
@@ -317,9 +294,9 @@ test_no_pipes(void **state)
 	struct bridge b = {.client_is_tcp = true,
 	    .listen_port = network_tcp_port(),
 	    .vsock_port = network_vsock_port()};
-	/* Standard streams, the listener, one that accept(2) has in reserve,
-	 * two sockets; no pipe. */
-	const struct program_limit limit = {RLIMIT_NOFILE, {7, 7}};
+	/* Two sockets; no pipe. */
+	const rlim_t most = IDLE_DESCRIPTORS + 2;
+	const struct program_limit limit = {RLIMIT_NOFILE, {most, most}};
 	int client, upstream;
 
 	(void)state;
@@ -334,10 +311,11 @@ test_no_pipes(void **state)
 	b.listener = network_vsock_listen(b.vsock_port);
 	for (unsigned i = 1; i <= 3; i++) {
 		bridge_pair(&b, &client, &upstream);
-		exchange(client, upstream, MIB);
+		strict_exchange(client, upstream, MIB);
 		strict_expect_end(b.first, i, "eof", NULL);
 	}
-	assert_int_equal(program_wait_descriptors(b.first, 4), 4);
+	assert_int_equal(program_wait_descriptors(b.first, IDLE_DESCRIPTORS),
+	    IDLE_DESCRIPTORS);
 	assert_int_equal(program_wait_threads(b.first, 1), 1);
 }
 
@@ -357,7 +335,7 @@ test_urgent_data(void **state)
 		assert_int_equal(send(client, "X", 1, MSG_OOB), 1);
 		traffic_send(client, "world", 5);
 		traffic_expect(upstream, "Xworld", 6);
-		exchange(client, upstream, MIB);
+		strict_exchange(client, upstream, MIB);
 		strict_expect_end(b.first, strict_first(&b), "eof", NULL);
 		program_stop_all();
 		network_reset();
@@ -383,7 +361,7 @@ test_memory_given_back(void **state)
 		assert_true(program_memory(b.first) >= before + 256);
 		assert_int_equal(program_wait_memory(b.first, before), before);
 	}
-	exchange(client, upstream, MIB);
+	strict_exchange(client, upstream, MIB);
 	strict_expect_end(b.first, strict_first(&b), "eof", NULL);
 }
 

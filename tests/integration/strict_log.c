@@ -283,8 +283,7 @@ test_lines_whole(void **state)
 
 		closed += strstr(line, " msg=closed ") != NULL;
 		strict_expect_keys(line,
-		    i == 0 ? "ts level prog msg listen upstream copy "
-			     "max-connections"
+		    i == 0 ? LISTENING_KEYS
 		    : strstr(line, " msg=connected ") != NULL
 			? "ts level prog msg conn upstream target"
 			: "ts level prog msg conn client upstream target up "

@@ -306,7 +306,7 @@ test_noise(void **state)
 	/* Broken: whoever speaks another protocol to the listener does harm. */
 	struct bridge b = strict_bridge(
 	    VSOCK_TO_IP_TRANSPARENT, ARGS("--connect-timeout", "1"));
-	unsigned before = program_wait_descriptors(b.first, 4);
+	unsigned before = program_wait_descriptors(b.first, IDLE_DESCRIPTORS);
 	uint8_t bytes[40];
 
 	(void)state;

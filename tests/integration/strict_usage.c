@@ -21,6 +21,7 @@ enum kind {
 	UPSTREAM_VSOCK,
 	UPSTREAM_CID,
 	NUMBER,
+	TIME,
 	CHUNK,
 	BUFFER,
 	LEVEL,
@@ -78,6 +79,10 @@ static const struct {
 	{"2", "1", "1000000"},
 	{"", "0", "00", "1000001", "4294967297", "18446744073709551617", "-1",
 	    "+1", " 1", "1 ", "1.5", "1s", "0x1", "ten"}},
+    [TIME] = {"expected a whole number of 0 to 1000000",
+	{"2", "0", "1", "1000000"},
+	{"", "1000001", "4294967296", "18446744073709551616", "-1", "-0", "+0",
+	    " 0", "0 ", "0.5", "0s", "0x0", "never"}},
     [CHUNK] = {"expected a whole number of 4096 to 1048576",
 	{"4096", "1048576", "32769"},
 	{"", "0", "4095", "1048577", "4294971392", "-4096", "32k", "8192 "}},
@@ -98,21 +103,24 @@ struct flag {
 	bool required;
 };
 
-#define COMMON_FLAGS                                         \
-	{0, "connect-timeout", " <SECONDS>", NUMBER, false}, \
-	    {0, "max-connections", " <N>", NUMBER, false},   \
-	    {0, "log-level", " <LEVEL>", LEVEL, false},      \
-	    {0, "copy", " <MODE>", MODE, false},             \
-	    {0, "vsock-chunk", " <BYTES>", CHUNK, false},    \
-	    {0, "vsock-buffer", " <BYTES>", BUFFER, false},  \
-	    {'h', "help", "", NO_VALUE, false},              \
-	{                                                    \
-		'V', "version", "", NO_VALUE, false          \
+#define COMMON_FLAGS                                            \
+	{0, "connect-timeout", " <SECONDS>", NUMBER, false},    \
+	    {0, "idle-timeout", " <SECONDS>", TIME, false},     \
+	    {0, "tcp-user-timeout", " <SECONDS>", TIME, false}, \
+	    {0, "grace", " <SECONDS>", TIME, false},            \
+	    {0, "max-connections", " <N>", NUMBER, false},      \
+	    {0, "log-level", " <LEVEL>", LEVEL, false},         \
+	    {0, "copy", " <MODE>", MODE, false},                \
+	    {0, "vsock-chunk", " <BYTES>", CHUNK, false},       \
+	    {0, "vsock-buffer", " <BYTES>", BUFFER, false},     \
+	    {'h', "help", "", NO_VALUE, false},                 \
+	{                                                       \
+		'V', "version", "", NO_VALUE, false             \
 	}
 
 static const struct synopsis {
 	const char *program;
-	struct flag flags[11]; /* up to one without a name */
+	struct flag flags[14]; /* up to one without a name */
 } synopses[] = {
     {"ip-to-vsock",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
@@ -529,17 +537,21 @@ test_help(void **state)
 	usage = harness_text("%.*s", (int)strcspn(out, "\n"), out);
 	for (const struct flag *f = s->flags; f->name != NULL; f++, count++) {
 		const char *row = find(out, help_row(f));
+		const char *line =
+		    harness_text("%.*s", (int)strcspn(row + 1, "\n"), row + 1);
 
 		if (f->required)
 			find(usage,
 			    harness_text(" --%s%s", f->name, f->metavar));
 		if (f->kind == NUMBER &&
 		    strcmp(f->name, "max-connections") != 0)
-			find(harness_text(
-				 "%.*s", (int)strcspn(row + 1, "\n"), row + 1),
-			    "[default: 10]");
+			find(line, "[default: 10]");
+		if (f->kind == TIME)
+			find(line, strcmp(f->name, "grace") == 0
+				       ? "[default: 10]"
+				       : "[default: 0]");
 		if (f->kind == CHUNK)
-			find(row, "[default: 32768]");
+			find(line, "[default: 32768]");
 	}
 	/* The usage, an empty line, a headline, the rows. */
 	assert_int_equal(strict_count(out, '\n'), 3 + count);

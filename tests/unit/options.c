@@ -19,6 +19,7 @@
 	"CID:PORT, both 0 to 4294967294, or local or host for the CID"
 #define CID_EXPECTED "a CID of 0 to 4294967294, or local or host"
 #define NUMBER_EXPECTED "a whole number of 1 to 1000000"
+#define TIME_EXPECTED "a whole number of 0 to 1000000"
 #define CHUNK_EXPECTED "a whole number of 4096 to 1048576"
 #define BUFFER_EXPECTED "a whole number of 262144 to 1073741824"
 
@@ -62,6 +63,25 @@ static struct outcome {
 /* Whether the child's output goes out at once, and fails at once. */
 static bool unbuffered;
 
+/* The child's LISTEN_FDS, for itself, its parent, or nobody; NULL: unset. */
+static const char *listen_fds;
+static enum { FOR_CHILD, FOR_PARENT, FOR_NOBODY } listen_pid;
+
+static void
+pass_listeners(void)
+{
+	char pid[32];
+
+	(void)unsetenv("LISTEN_PID");
+	(void)unsetenv("LISTEN_FDS");
+	if (listen_fds != NULL)
+		(void)setenv("LISTEN_FDS", listen_fds, 1);
+	(void)snprintf(pid, sizeof(pid), "%d",
+	    (int)(listen_pid == FOR_CHILD ? getpid() : getppid()));
+	if (listen_pid != FOR_NOBODY)
+		(void)setenv("LISTEN_PID", pid, 1);
+}
+
 /* The child: parses, and logs a line of each level. */
 _Noreturn static void
 be_child(const struct option *table, char *args[], int out, int err)
@@ -78,6 +98,7 @@ be_child(const struct option *table, char *args[], int out, int err)
 		(void)dup2(out, STDOUT_FILENO);
 	while (args[count] != NULL)
 		count++;
+	pass_listeners();
 	options_parse("unit", table, count, args);
 	*parsed = values;
 	parsed->settings = settings;
@@ -244,6 +265,11 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.vsock_chunk, 32768);
 	assert_int_equal(parsed->settings.vsock_buffer, 0);
 	assert_int_equal(parsed->settings.listen_vsock.length, 0);
+	assert_int_equal(parsed->settings.preamble_timeout, 10);
+	assert_int_equal(parsed->settings.grace, 10);
+	assert_int_equal(parsed->settings.idle_timeout, 0);
+	assert_int_equal(parsed->settings.user_timeout, 0);
+	assert_false(parsed->settings.listener_passed);
 }
 
 static void
@@ -266,6 +292,35 @@ test_numbers(void **state)
 	assert_returned();
 	assert_int_equal(parsed->settings.vsock_chunk, 1048576);
 	assert_int_equal(parsed->settings.vsock_buffer, 262144);
+}
+
+static void
+test_times(void **state)
+{
+	/* Fails if one limit of time is taken for another, can't be switched
+	 * off, or has other bounds than it says. */
+	static char *const names[] = {
+	    "--grace", "--idle-timeout", "--tcp-user-timeout"};
+	static char *const texts[] = {"0", "7", "1000000"};
+	static const unsigned numbers[] = {0, 7, 1000000};
+	static const unsigned defaults[] = {10, 0, 0};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(names) * LENGTH(texts); i++) {
+		const struct settings *s = &parsed->settings;
+		unsigned expected[LENGTH(defaults)];
+
+		memcpy(expected, defaults, sizeof(defaults));
+		expected[i / LENGTH(texts)] = numbers[i % LENGTH(texts)];
+		parse(cid_table, ARGS("-v3", names[i / LENGTH(texts)],
+				     texts[i % LENGTH(texts)], NULL));
+		assert_returned();
+		assert_int_equal(s->grace, expected[0]);
+		assert_int_equal(s->idle_timeout, expected[1]);
+		assert_int_equal(s->user_timeout, expected[2]);
+		assert_int_equal(s->connect_timeout, 10);
+		assert_int_equal(s->preamble_timeout, 10);
+	}
 }
 
 static void
@@ -337,6 +392,11 @@ test_words(void **state)
 	{                                                                      \
 		cid_table, {"-v3", "--max-connections", value},                \
 		    BAD_VALUE(value, "--max-connections <N>", NUMBER_EXPECTED) \
+	}
+#define BAD_TIME(option, value)                                          \
+	{                                                                \
+		cid_table, {"-v3", option "=" value},                    \
+		    BAD_VALUE(value, option " <SECONDS>", TIME_EXPECTED) \
 	}
 #define BAD_CHUNK(value)                                                      \
 	{                                                                     \
@@ -429,6 +489,25 @@ test_bad_values(void **state)
 }
 
 static void
+test_bad_times(void **state)
+{
+	/* Fails if a time that is none, or none that fits, is taken. */
+	static const struct mistake mistakes[] = {
+	    BAD_TIME("--idle-timeout", "1000001"),
+	    BAD_TIME("--idle-timeout", "4294967297"),
+	    BAD_TIME("--idle-timeout", "never"),
+	    BAD_TIME("--grace", "1000001"),
+	    BAD_TIME("--grace", ""),
+	    BAD_TIME("--grace", "10s"),
+	    BAD_TIME("--tcp-user-timeout", "1000001"),
+	    BAD_TIME("--tcp-user-timeout", "0.5"),
+	};
+
+	(void)state;
+	assert_mistakes(mistakes, LENGTH(mistakes));
+}
+
+static void
 test_negative_numbers(void **state)
 {
 	/* Fails if a negative number is taken for an option and the message
@@ -436,6 +515,7 @@ test_negative_numbers(void **state)
 	static const struct mistake mistakes[] = {
 	    BAD_NUMBER("-1"),
 	    BAD_NUMBER("-9999999999999999999999"),
+	    BAD_TIME("--grace", "-1"),
 	    BAD_CHUNK("-4096"),
 	    BAD_BUFFER("-1"),
 	    BAD_CID("-1"),
@@ -461,6 +541,9 @@ test_values_missing(void **state)
 	    {cid_table, {"-v3", "--max-connections", "-v"},
 		"error: no value for '--max-connections <N>': "
 		"expected " NUMBER_EXPECTED HINT},
+	    {cid_table, {"-v3", "--grace"},
+		"error: no value for '--grace <SECONDS>': "
+		"expected " TIME_EXPECTED HINT},
 	    {cid_table, {"-v3", "--vsock-chunk"},
 		"error: no value for '--vsock-chunk <BYTES>': "
 		"expected " CHUNK_EXPECTED HINT},
@@ -512,6 +595,8 @@ test_unexpected(void **state)
 		TWICE("--copy <MODE>", "buffer")},
 	    {cid_table, {"-v3", "--vsock-chunk=4096", "--vsock-chunk=4096"},
 		TWICE("--vsock-chunk <BYTES>", "4096")},
+	    {cid_table, {"-v3", "--idle-timeout=0", "--idle-timeout=0"},
+		TWICE("--idle-timeout <SECONDS>", "0")},
 	    {ip_table, {"--ip"}, UNEXPECTED("--ip")},
 	    {ip_table, {"--ip-addrs", "a:1"}, UNEXPECTED("--ip-addrs")},
 	    {ip_table, {"--IP-ADDR=a:1"}, UNEXPECTED("--IP-ADDR=a:1")},
@@ -568,6 +653,9 @@ test_help(void **state)
 	    {"-i,", "--ip-addr <IP_ADDR>", "where to go\n"},
 	    {"", "--own-number <N>", "a number\n"},
 	    {"", "--connect-timeout <SECONDS>", ""},
+	    {"", "--idle-timeout <SECONDS>", ""},
+	    {"", "--tcp-user-timeout <SECONDS>", ""},
+	    {"", "--grace <SECONDS>", ""},
 	    {"", "--max-connections <N>", ""},
 	    {"", "--log-level <LEVEL>", ""},
 	    {"", "--copy <MODE>", ""},
@@ -597,6 +685,118 @@ test_help(void **state)
 				first_column = column;
 			assert_int_equal(column, first_column);
 		}
+	}
+}
+
+static int
+unset_listeners(void **state)
+{
+	(void)state;
+	listen_fds = NULL;
+	listen_pid = FOR_NOBODY;
+	return 0;
+}
+
+static void
+test_family(void **state)
+{
+	/* Fails if a program takes its listener for one of the other kind, in
+	 * how it adopts one and what it hands to vsock in pieces. */
+	static const char *const passed[] = {NULL, "1"};
+
+	(void)state;
+	listen_pid = FOR_CHILD;
+	for (size_t i = 0; i < LENGTH(passed); i++) {
+		listen_fds = passed[i];
+		parse(ip_table, passed[i] == NULL ? ARGS("-ia:1", "-v3:1", NULL)
+						  : ARGS("-v3:1", NULL));
+		assert_returned();
+		assert_true(parsed->settings.listens_on_tcp);
+		parse(vsock_table, passed[i] == NULL
+				       ? ARGS("-v3:1", "-ia:1", NULL)
+				       : ARGS("-ia:1", NULL));
+		assert_returned();
+		assert_false(parsed->settings.listens_on_tcp);
+	}
+}
+
+static void
+test_listener_passed(void **state)
+{
+	/* Fails if a socket that a service manager passes isn't taken, or not
+	 * instead of an address. */
+	(void)state;
+	listen_pid = FOR_CHILD;
+	listen_fds = "1";
+	parse(ip_table, ARGS("-v3:1", NULL));
+	assert_returned();
+	assert_true(parsed->settings.listener_passed);
+	assert_null(parsed->settings.listen_host.text);
+	parse(vsock_table, ARGS("-ia:1", NULL));
+	assert_returned();
+	assert_true(parsed->settings.listener_passed);
+	assert_int_equal(parsed->settings.listen_vsock.length, 0);
+	/* The upstream must be given as ever. */
+	parse(ip_table, ARGS("--copy=auto", NULL));
+	assert_usage_error("error: '--vsock-addr <VSOCK_ADDR>' is missing: "
+			   "expected " UPSTREAM_VSOCK_EXPECTED HINT);
+	parse(vsock_table, ARGS("--copy=auto", NULL));
+	assert_usage_error("error: '--ip-addr <IP_ADDR>' is missing: "
+			   "expected " IP_EXPECTED "1 to 65535" HINT);
+}
+
+static void
+test_two_listeners(void **state)
+{
+	/* Fails if one of two listeners silently wins. */
+	static const struct mistake mistakes[] = {
+	    {ip_table, {"-ia:1", "-v3:1"},
+		"error: '--ip-addr <IP_ADDR>' is given, and a listener was "
+		"passed (LISTEN_FDS): expected one of them" HINT},
+	    {vsock_table, {"-v3:1", "-ia:1"},
+		"error: '--vsock-addr <VSOCK_ADDR>' is given, and a listener "
+		"was passed (LISTEN_FDS): expected one of them" HINT},
+	};
+	static const char *const numbers[] = {"0", "2", "", "1 ", "01", "-1"};
+
+	(void)state;
+	listen_pid = FOR_CHILD;
+	listen_fds = "1";
+	assert_mistakes(mistakes, LENGTH(mistakes));
+	for (size_t i = 0; i < LENGTH(numbers); i++) {
+		char expected[128];
+
+		listen_fds = numbers[i];
+		(void)snprintf(expected, sizeof(expected),
+		    "error: LISTEN_FDS is '%s': expected 1" HINT, numbers[i]);
+		parse(ip_table, ARGS("-v3:1", NULL));
+		assert_usage_error(expected);
+		/* Also if it would do without: nothing is left unsaid. */
+		parse(ip_table, ARGS("-ia:1", "-v3:1", NULL));
+		assert_usage_error(expected);
+	}
+	parse(ip_table, ARGS("--version", NULL)); /* what comes first counts */
+	assert_int_equal(outcome.status, 0);
+}
+
+static void
+test_listener_of_another(void **state)
+{
+	/* Fails if what a manager passed to the program that has started this
+	 * one is taken, or in the way. */
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		listen_pid = i == 0   ? FOR_PARENT
+			     : i == 1 ? FOR_NOBODY
+				      : FOR_CHILD;
+		listen_fds = i == 2 ? NULL : "1";
+		parse(ip_table, ARGS("-ia:1", "-v3:1", NULL));
+		assert_returned();
+		assert_false(parsed->settings.listener_passed);
+		assert_string_equal(parsed->settings.listen_host.text, "a:1");
+		parse(ip_table, ARGS("-v3:1", NULL));
+		assert_usage_error("error: '--ip-addr <IP_ADDR>' is missing: "
+				   "expected " IP_EXPECTED "0 to 65535" HINT);
 	}
 }
 
@@ -647,25 +847,33 @@ test_output_fails(void **state)
 	close(full);
 }
 
+#define TEST(name) cmocka_unit_test_setup(name, unset_listeners)
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_forms),
-	    cmocka_unit_test(test_other_direction),
-	    cmocka_unit_test(test_cid),
-	    cmocka_unit_test(test_port_0),
-	    cmocka_unit_test(test_defaults),
-	    cmocka_unit_test(test_numbers),
-	    cmocka_unit_test(test_words),
-	    cmocka_unit_test(test_bad_values),
-	    cmocka_unit_test(test_negative_numbers),
-	    cmocka_unit_test(test_values_missing),
-	    cmocka_unit_test(test_unexpected),
-	    cmocka_unit_test(test_help),
-	    cmocka_unit_test(test_version),
-	    cmocka_unit_test(test_first_counts),
-	    cmocka_unit_test(test_output_fails),
+	    TEST(test_forms),
+	    TEST(test_other_direction),
+	    TEST(test_cid),
+	    TEST(test_port_0),
+	    TEST(test_defaults),
+	    TEST(test_numbers),
+	    TEST(test_times),
+	    TEST(test_words),
+	    TEST(test_bad_values),
+	    TEST(test_bad_times),
+	    TEST(test_negative_numbers),
+	    TEST(test_values_missing),
+	    TEST(test_unexpected),
+	    TEST(test_help),
+	    TEST(test_family),
+	    TEST(test_listener_passed),
+	    TEST(test_two_listeners),
+	    TEST(test_listener_of_another),
+	    TEST(test_version),
+	    TEST(test_first_counts),
+	    TEST(test_output_fails),
 	};
 
 	alarm(LAST_RESORT_S);

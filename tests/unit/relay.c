@@ -10,6 +10,10 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 
+#ifndef STACK_SIZE
+#define STACK_SIZE 131072 /* as in relay.c */
+#endif
+
 int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
@@ -167,10 +171,8 @@ __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 		return faults.create_error;
 	(void)pthread_attr_getstack(
 	    attributes, &thread_made.stack, &thread_made.size);
-	thread_made.near = &thread;
-	/* The sanitizer needs a far larger stack. */
-	return __real_pthread_create(
-	    thread, THREAD_SANITIZER ? NULL : attributes, run, argument);
+	thread_made.near = __builtin_frame_address(0);
+	return __real_pthread_create(thread, attributes, run, argument);
 }
 
 ssize_t
@@ -254,7 +256,7 @@ static struct {
 	/* Whether both directions move bulk before a test begins. */
 	bool bulk;
 	size_t before; /* bytes that each has moved then */
-	struct relay_result result;
+	struct relay relay;
 	int descriptors; /* before all else */
 	struct job job;
 } relay;
@@ -264,8 +266,20 @@ run_relay(void *argument)
 {
 	(void)argument;
 	is_relay = true;
-	relay.result = relay_run(
-	    relay.client.ours, relay.upstream.ours, relay.up, relay.down);
+	relay_run(&relay.relay, relay.up, relay.down);
+}
+
+/* How it ended. */
+static enum relay_end
+relay_end(void)
+{
+	return (enum relay_end)(relay.relay.failure >> 16);
+}
+
+static int
+relay_error(void)
+{
+	return relay.relay.failure & 0xffff;
 }
 
 /* What the directions are given: as for --copy, with the client on TCP. */
@@ -283,6 +297,11 @@ prepare(size_t which)
 	relay.descriptors = open_descriptors();
 	relay.client = make_pair();
 	relay.upstream = make_pair();
+	reset_on_close(relay.client.ours);
+	reset_on_close(relay.upstream.ours);
+	memset(&relay.relay, 0, sizeof(relay.relay));
+	relay.relay.client = relay.client.ours;
+	relay.relay.upstream = relay.upstream.ours;
 	relay.ways = which;
 	relay.up = ways[which].up;
 	relay.down = ways[which].down;
@@ -344,8 +363,8 @@ static void
 assert_ends(enum relay_end end, int error)
 {
 	job_end(&relay.job);
-	assert_int_equal(relay.result.end, end);
-	assert_int_equal(relay.result.error, error);
+	assert_int_equal(relay_end(), end);
+	assert_int_equal(relay_error(), error);
 	assert_int_not_equal(fcntl(relay.client.ours, F_GETFD), -1);
 	assert_int_not_equal(fcntl(relay.upstream.ours, F_GETFD), -1);
 }
@@ -353,8 +372,8 @@ assert_ends(enum relay_end end, int error)
 static void
 assert_moved(size_t up, size_t down)
 {
-	assert_int_equal(relay.result.up - relay.before, up);
-	assert_int_equal(relay.result.down - relay.before, down);
+	assert_int_equal(relay.relay.up - relay.before, up);
+	assert_int_equal(relay.relay.down - relay.before, down);
 }
 
 static void
@@ -543,7 +562,7 @@ test_second_stack(void **state)
 		skip();
 	stack = (uintptr_t)thread_made.stack;
 	near = (uintptr_t)thread_made.near;
-	assert_int_equal(thread_made.size, 131072);
+	assert_int_equal(thread_made.size, STACK_SIZE);
 	assert_in_range(near, stack - 4096, stack + thread_made.size + 4096);
 }
 
@@ -559,9 +578,9 @@ test_both_reset(void **state)
 		reset_peer(i % 3 == 0 ? &relay.client : &relay.upstream);
 		reset_peer(i % 3 == 0 ? &relay.upstream : &relay.client);
 		job_end(&relay.job);
-		assert_true(relay.result.end == RELAY_CLIENT_ERROR ||
-			    relay.result.end == RELAY_UPSTREAM_ERROR);
-		assert_int_equal(relay.result.error, ECONNRESET);
+		assert_true(relay_end() == RELAY_CLIENT_ERROR ||
+			    relay_end() == RELAY_UPSTREAM_ERROR);
+		assert_int_equal(relay_error(), ECONNRESET);
 		finish();
 	}
 }
@@ -751,9 +770,8 @@ static void
 assert_ends_gone(const struct side *side)
 {
 	job_end(&relay.job);
-	assert_int_equal(relay.result.end, side->error);
-	assert_true(
-	    relay.result.error == ECONNRESET || relay.result.error == EPIPE);
+	assert_int_equal(relay_end(), side->error);
+	assert_true(relay_error() == ECONNRESET || relay_error() == EPIPE);
 }
 
 static void
@@ -916,7 +934,7 @@ check_blocked_writer_busy(const struct side *side)
 	assert_true(wait_for(side->pair->ours, 0));
 	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
 	job_end(&relay.job);
-	assert_int_equal(relay.result.end, side->error);
+	assert_int_equal(relay_end(), side->error);
 	assert_reset_by_close(side->opposite);
 }
 
@@ -1117,6 +1135,97 @@ test_disconnect_refused(void **state)
 	for_each(check_disconnect_refused);
 }
 
+/* Ends a relay from outside, while both of its threads wait. */
+static void
+check_fail_from_outside(const struct side *side)
+{
+	start();
+	assert_passes(side->pair->peer, side->opposite->peer, "hello");
+	assert_false(relay_fail(&relay.relay, RELAY_IDLE, 0));
+	assert_passes(side->opposite->peer, side->pair->peer, "answer");
+	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+	assert_reset(side->pair->peer);
+	assert_reset(side->opposite->peer);
+	assert_ends(RELAY_IDLE, ETIMEDOUT);
+}
+
+static void
+check_fail_blocked(const struct side *side)
+{
+	start();
+	fill_connection(side->pair->peer);
+	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+	assert_reset(side->opposite->peer);
+	assert_reset(side->pair->peer);
+	assert_ends(RELAY_IDLE, ETIMEDOUT);
+}
+
+static void
+check_fail_half_closed(const struct side *side)
+{
+	start();
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+	assert_reset(side->pair->peer);
+	assert_ends(RELAY_IDLE, ETIMEDOUT);
+}
+
+static void
+test_fail_from_outside(void **state)
+{
+	/* Fails if an idle connection can't be ended: with nothing on its way,
+	 * with a peer that takes nothing, or after one side has ended. */
+	(void)state;
+	for_each(check_fail_from_outside);
+	for_each(check_fail_blocked);
+	for_each(check_fail_half_closed);
+}
+
+static void
+test_first_failure_counts(void **state)
+{
+	/* Fails if the log blames a side for what was done to it. */
+	(void)state;
+	prepare(0);
+	assert_false(relay_fail(&relay.relay, RELAY_CLIENT_ERROR, 0));
+	assert_int_equal(relay.relay.failure, 0);
+	assert_passes(relay.client.ours, relay.client.peer, "alive");
+	assert_true(relay_fail(&relay.relay, RELAY_UPSTREAM_ERROR, EPIPE));
+	assert_reset(relay.client.peer);
+	assert_reset(relay.upstream.peer);
+	assert_true(relay_fail(&relay.relay, RELAY_CLIENT_ERROR, ECONNRESET));
+	assert_true(relay_fail(&relay.relay, RELAY_IDLE, 0));
+	assert_int_equal(relay_end(), RELAY_UPSTREAM_ERROR);
+	assert_int_equal(relay_error(), EPIPE);
+	finish();
+}
+
+static void
+test_counts_at_once(void **state)
+{
+	/* Fails if others can't see that bytes move until the end: such a
+	 * connection would pass for an idle one. */
+	long limit = now_ms() + DEADLINE_S * 1000;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(ways); i++) {
+		prepare(i);
+		start();
+		assert_passes(relay.client.peer, relay.upstream.peer, "hello");
+		assert_passes(relay.upstream.peer, relay.client.peer, "you");
+		while ((relay.relay.up != 5 || relay.relay.down != 3) &&
+		       now_ms() < limit)
+			pause_ms(1);
+		assert_moved(5, 3);
+		assert_false(job_has_ended(&relay.job));
+		assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+		assert_ends(RELAY_IDLE, ETIMEDOUT);
+		assert_moved(5, 3);
+		finish();
+	}
+}
+
 int
 main(void)
 {
@@ -1144,6 +1253,9 @@ main(void)
 	    cmocka_unit_test(test_read_error),
 	    cmocka_unit_test(test_no_thread),
 	    cmocka_unit_test(test_disconnect_refused),
+	    cmocka_unit_test(test_fail_from_outside),
+	    cmocka_unit_test(test_first_failure_counts),
+	    cmocka_unit_test(test_counts_at_once),
 	};
 
 	alarm(LAST_RESORT_S);

@@ -11,6 +11,7 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/un.h>
 
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
@@ -68,6 +69,7 @@ static struct {
 	int device_error, cid_error;
 	uint32_t cid;
 	int backlog;
+	int domain; /* of all sockets, if not 0 */
 
 	int limit_error;       /* of setting limits of time */
 	size_t limit_fails_at; /* 1: the first one */
@@ -183,6 +185,10 @@ __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *length)
 int
 __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 {
+	if (calls.domain != 0 && level == SOL_SOCKET && option == SO_DOMAIN) {
+		*(int *)value = calls.domain;
+		return 0;
+	}
 	if (!((level == SOL_IP && option == SO_ORIGINAL_DST) ||
 		(level == SOL_IPV6 && option == IP6T_SO_ORIGINAL_DST)))
 		return __real_getsockopt(fd, level, option, value, length);
@@ -317,6 +323,18 @@ assert_plain(int fd)
 }
 
 static void
+assert_resets_on_close(int fd)
+{
+	struct linger linger = {-1, -1};
+	socklen_t length = sizeof(linger);
+
+	assert_int_equal(
+	    __real_getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &length), 0);
+	assert_int_equal(linger.l_onoff, 1);
+	assert_int_equal(linger.l_linger, 0);
+}
+
+static void
 assert_tcp_options(int fd)
 {
 	assert_int_not_equal(get_option(fd, IPPROTO_TCP, TCP_NODELAY), 0);
@@ -324,6 +342,10 @@ assert_tcp_options(int fd)
 	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 60);
 	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPINTVL), 10);
 	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPCNT), 6);
+	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT),
+	    (int)stream_user_timeout);
+	assert_int_not_equal(get_option(fd, SOL_SOCKET, SO_OOBINLINE), 0);
+	assert_resets_on_close(fd);
 }
 
 static void
@@ -339,7 +361,7 @@ test_listen(void **state)
 	assert_true(fd >= 0);
 	assert_plain(fd);
 	assert_int_not_equal(get_option(fd, SOL_SOCKET, SO_REUSEADDR), 0);
-	assert_int_equal(calls.backlog, SOMAXCONN);
+	assert_int_equal(calls.backlog, 4096);
 	assert_int_equal(stream_local_address(fd, &address), 0);
 	assert_int_equal(address.any.sa_family, AF_INET);
 	assert_int_not_equal(address_port(&address), 0);
@@ -406,6 +428,39 @@ test_connect(void **state)
 	close(listener);
 }
 
+/* That the buffer of a vsock socket was set to this, once. */
+static void
+assert_vsock_buffer(uint64_t size)
+{
+	static const int options[] = {
+	    SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE};
+
+	assert_int_equal(calls.buffers_set, size == 0 ? 0 : 2);
+	for (size_t i = 0; i < calls.buffers_set; i++) {
+		assert_int_equal(calls.buffer_options[i], options[i]);
+		assert_int_equal(calls.buffers[i], size);
+	}
+	assert_int_equal(calls.others_set, 0);
+}
+
+/* A connection whose `ours` is of stream's making. */
+static struct pair
+accept_stream(void)
+{
+	struct address address = loopback(0);
+	int listener = stream_listen(&address);
+	struct pair pair;
+
+	assert_true(listener >= 0);
+	assert_int_equal(stream_local_address(listener, &address), 0);
+	pair.peer = connect_loopback(&address.in);
+	assert_true(pair.peer >= 0);
+	pair.ours = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(pair.ours >= 0);
+	close(listener);
+	return pair;
+}
+
 static void
 test_accepted_options(void **state)
 {
@@ -430,6 +485,172 @@ test_accepted_options(void **state)
 	close(fd);
 	close(client);
 	close(listener);
+}
+
+static void
+test_user_timeout(void **state)
+{
+	/* Fails if --tcp-user-timeout doesn't reach the sockets, or vsock is
+	 * given an option of TCP. */
+	static const unsigned timeouts[] = {1000, 1000000000, 0};
+	struct address vsock = vsock_address(3, 1200);
+	struct sockaddr_in name;
+	struct pair pair;
+	struct address address;
+	int listener = listen_loopback(&name), fd;
+
+	(void)state;
+	address = loopback(ntohs(name.sin_port));
+	for (size_t i = 0; i < LENGTH(timeouts); i++) {
+		stream_user_timeout = timeouts[i];
+		pair = accept_stream();
+		assert_tcp_options(pair.ours);
+		close_pair(pair);
+		fd = stream_connect(&address, DEADLINE_S * 1000);
+		assert_true(fd >= 0);
+		assert_tcp_options(fd);
+		close(fd);
+		start();
+		calls.connects_nothing = true;
+		fd = stream_connect(&vsock, 1000);
+		assert_true(fd >= 0);
+		assert_int_equal(calls.others_set, 0);
+		close(fd);
+		start();
+	}
+	close(listener);
+}
+
+/* Adopts a socket, which must be left as it was, and closes it. */
+static void
+assert_not_adopted(int fd, bool is_vsock)
+{
+	int flags = fcntl(fd, F_GETFD);
+
+	start();
+	assert_int_equal(stream_adopt(fd, is_vsock), -1);
+	assert_int_equal(calls.others_set, 0);
+	assert_int_equal(calls.buffers_set, 0);
+	assert_int_equal(fcntl(fd, F_GETFD), flags);
+	if (flags != -1)
+		assert_int_equal(close(fd), 0);
+}
+
+static void
+test_adopt_not(void **state)
+{
+	/* Fails if a mistake in a unit file starts a proxy that nobody can
+	 * reach, or that answers to the wrong ones. */
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	int before = open_descriptors(), fd, fds[2];
+	struct sockaddr_in tcp;
+	struct pair pair;
+
+	(void)state;
+	for (int is_vsock = 0; is_vsock < 2; is_vsock++) {
+		assert_not_adopted(-1, is_vsock);
+		fd = socket(AF_INET, SOCK_STREAM, 0);
+		close(fd);
+		assert_not_adopted(fd, is_vsock); /* nothing is open there */
+		assert_int_equal(pipe(fds), 0);
+		assert_not_adopted(fds[0], is_vsock);
+		assert_not_adopted(fds[1], is_vsock);
+		assert_not_adopted(socket(AF_INET, SOCK_STREAM, 0), is_vsock);
+		assert_not_adopted(bind_loopback(&tcp), is_vsock);
+		pair = make_pair(); /* as with Accept=yes */
+		assert_not_adopted(pair.ours, is_vsock);
+		close(pair.peer);
+		fd = socket(AF_INET, SOCK_DGRAM, 0);
+		tcp.sin_port = 0;
+		assert_int_equal(
+		    bind(fd, (struct sockaddr *)&tcp, sizeof(tcp)), 0);
+		assert_not_adopted(fd, is_vsock);
+		fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		assert_int_equal(
+		    bind(fd, (struct sockaddr *)&name, sizeof(name.sun_family)),
+		    0);
+		assert_int_equal(__real_listen(fd, 1), 0);
+		assert_not_adopted(fd, is_vsock);
+	}
+	assert_not_adopted(listen_loopback(&tcp), true);
+	assert_int_equal(open_descriptors(), before);
+}
+
+/* Adopts a listener of a manager that sets nothing; what it accepts must be
+ * like what stream_listen()'s do. */
+static void
+check_adopted(int listener, const struct sockaddr_in *name)
+{
+	int client, fd;
+
+	assert_int_equal(fcntl(listener, F_SETFD, 0), 0); /* as passed */
+	assert_int_equal(stream_adopt(listener, false), 0);
+	assert_plain(listener);
+	assert_tcp_options(listener);
+	client = connect_loopback(name);
+	assert_true(client >= 0);
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_tcp_options(fd);
+	limit_time(fd);
+	assert_passes(client, fd, "hello");
+	close(fd);
+	close(client);
+	close(listener);
+}
+
+static void
+test_adopt(void **state)
+{
+	/* Fails if a listener that a service manager passes is refused, or its
+	 * connections lack what others have. */
+	struct address any = address_ip(AF_INET6, (const uint8_t[16]){0}, 0);
+	struct sockaddr_in name;
+	int listener;
+
+	(void)state;
+	stream_user_timeout = 5000;
+	stream_vsock_buffer = 262144;
+	check_adopted(listen_loopback(&name), &name);
+	stream_user_timeout = 0;
+	check_adopted(listen_loopback(&name), &name);
+	assert_int_equal(calls.buffers_set, 0);
+	stream_vsock_buffer = 0;
+	listener = socket(AF_INET6, SOCK_STREAM, 0);
+	if (listener == -1 || bind(listener, &any.any, any.length) == -1) {
+		print_message("no IPv6 here: %s\n", strerror(errno));
+		skip();
+	}
+	assert_int_equal(__real_listen(listener, 1), 0);
+	assert_int_equal(stream_local_address(listener, &any), 0);
+	name.sin_port = any.in.sin_port;
+	check_adopted(listener, &name);
+}
+
+static void
+test_adopt_vsock(void **state)
+{
+	/* Fails if a vsock listener that is passed is refused, is given options
+	 * of TCP, or lacks --vsock-buffer. It is one of TCP that calls itself
+	 * vsock. */
+	struct sockaddr_in name;
+	int listener;
+
+	(void)state;
+	for (unsigned size = 0; size <= 262144; size += 262144) {
+		stream_vsock_buffer = size;
+		start();
+		calls.domain = AF_VSOCK;
+		listener = listen_loopback(&name);
+		assert_int_equal(fcntl(listener, F_SETFD, 0), 0);
+		assert_int_equal(stream_adopt(listener, true), 0);
+		assert_plain(listener);
+		assert_int_equal(calls.others_set, 0);
+		assert_vsock_buffer(size);
+		assert_int_equal(stream_adopt(listener, false), -1);
+		close(listener);
+	}
+	stream_vsock_buffer = 0;
 }
 
 static void
@@ -580,21 +801,6 @@ test_connect_vsock(void **state)
 	assert_int_equal(calls.limit_options[0], SO_VM_SOCKETS_CONNECT_TIMEOUT);
 	assert_int_equal(calls.limits[0].tv_sec, 12);
 	assert_int_equal(calls.limits[0].tv_usec, 345000);
-	assert_int_equal(calls.others_set, 0);
-}
-
-/* That the buffer of a vsock socket was set to this, once. */
-static void
-assert_vsock_buffer(uint64_t size)
-{
-	static const int options[] = {
-	    SO_VM_SOCKETS_BUFFER_MAX_SIZE, SO_VM_SOCKETS_BUFFER_SIZE};
-
-	assert_int_equal(calls.buffers_set, size == 0 ? 0 : 2);
-	for (size_t i = 0; i < calls.buffers_set; i++) {
-		assert_int_equal(calls.buffer_options[i], options[i]);
-		assert_int_equal(calls.buffers[i], size);
-	}
 	assert_int_equal(calls.others_set, 0);
 }
 
@@ -989,6 +1195,44 @@ test_reset(void **state)
 	close_pair(pair);
 }
 
+/* Closes `ours`, with this queued, and reads how that looks to the peer. */
+static int
+close_queued(struct pair pair, const char *text, size_t *count)
+{
+	int error;
+
+	assert_int_equal(write_all(pair.ours, text, strlen(text)), 0);
+	close(pair.ours);
+	error = read_to_end(pair.peer, count);
+	close(pair.peer);
+	return error;
+}
+
+static void
+test_complete(void **state)
+{
+	/* Fails if cut-off data looks complete when the proxy is killed, or an
+	 * answer is lost that was complete. */
+	struct pair pair = accept_stream();
+	size_t count;
+
+	(void)state;
+	assert_int_equal(close_queued(pair, "cut o", &count), ECONNRESET);
+	pair = accept_stream();
+	stream_complete(pair.ours);
+	assert_int_equal(close_queued(pair, "complete", &count), 0);
+	assert_int_equal(count, 8);
+	/* Also what the peer has not taken for want of room. */
+	pair = accept_stream();
+	fill_connection(pair.ours);
+	stream_complete(pair.ours);
+	close(pair.ours);
+	assert_int_equal(read_to_end(pair.peer, &count), 0);
+	assert_true(count >= 65536);
+	close(pair.peer);
+	stream_complete(-1);
+}
+
 static void
 test_reset_of_the_dead(void **state)
 {
@@ -1093,7 +1337,7 @@ test_reset_refused(void **state)
 {
 	/* Fails if some 6.x kernels, which don't disconnect a socket as long as
 	 * threads wait on it, leave a reader asleep or send no reset. */
-	struct pair pair = make_pair();
+	struct pair pair = accept_stream();
 
 	(void)state;
 	calls.busy_while_waiting = true;
@@ -1109,7 +1353,7 @@ test_reset_refused_to_writer(void **state)
 {
 	/* Fails if those kernels leave a writer asleep: until its peer reads,
 	 * which may be never. */
-	struct pair pair = make_pair();
+	struct pair pair = accept_stream();
 
 	(void)state;
 	calls.busy_while_waiting = true;
@@ -1126,7 +1370,7 @@ test_reset_refused_for_long(void **state)
 {
 	/* Fails if those kernels end a connection as if all were well when a
 	 * reader that was woken doesn't get a processor at once. */
-	struct pair pair = make_pair();
+	struct pair pair = accept_stream();
 
 	(void)state;
 	assert_int_equal(write_all(pair.ours, "cut o", 5), 0);
@@ -1219,6 +1463,10 @@ main(void)
 	    TEST(test_listen_fails),
 	    TEST(test_connect),
 	    TEST(test_accepted_options),
+	    TEST(test_user_timeout),
+	    TEST(test_adopt_not),
+	    TEST(test_adopt),
+	    TEST(test_adopt_vsock),
 	    TEST(test_connect_refused),
 	    TEST(test_connect_times_out),
 	    TEST(test_connect_fails),
@@ -1237,6 +1485,7 @@ main(void)
 	    TEST(test_nearly_own_address),
 	    TEST(test_no_original_destination),
 	    TEST(test_reset),
+	    TEST(test_complete),
 	    TEST(test_reset_of_the_dead),
 	    TEST(test_reset_wakes_reader),
 	    TEST(test_reset_wakes_writer),

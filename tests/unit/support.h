@@ -31,24 +31,6 @@
 
 #define LENGTH(array) (sizeof(array) / sizeof(*(array)))
 
-#ifndef __has_feature
-#define __has_feature(feature) 0
-#endif
-#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
-#define THREAD_SANITIZER 1
-/* To disconnect a socket that other threads wait on, which is the purpose of
- * stream_reset(), counts as a race. */
-const char *__tsan_default_suppressions(void);
-
-const char *
-__tsan_default_suppressions(void)
-{
-	return "race:stream_reset\n";
-}
-#else
-#define THREAD_SANITIZER 0
-#endif
-
 /* Far more than anything takes, also in an emulator or under valgrind. */
 #define DEADLINE_S 30
 /* For alarm(2): ends a test program that hangs nevertheless. */
@@ -147,13 +129,20 @@ limit_time(int fd)
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 }
 
-/* Makes close(2) send a reset. Any thread. */
+/* Makes close(2) send a reset, as it does for sockets of stream. Any thread. */
 static inline void
-reset(int fd)
+reset_on_close(int fd)
 {
 	const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+}
+
+/* Any thread. */
+static inline void
+reset(int fd)
+{
+	reset_on_close(fd);
 	close(fd);
 }
 
@@ -346,9 +335,10 @@ job_start(struct job *job, void (*run)(void *argument), void *argument)
 	job->run = run;
 	job->argument = argument;
 	assert_int_equal(sem_init(&job->done, 0, 0), 0);
-	/* musl's default is less than relay_run() needs. */
+	/* musl's default is less than relay_run() needs, and sanitizers make
+	 * that more. */
 	assert_int_equal(pthread_attr_init(&attributes), 0);
-	assert_int_equal(pthread_attr_setstacksize(&attributes, 1 << 20), 0);
+	assert_int_equal(pthread_attr_setstacksize(&attributes, 1 << 22), 0);
 	assert_int_equal(
 	    pthread_create(&job->thread, &attributes, job_main, job), 0);
 	assert_int_equal(pthread_attr_destroy(&attributes), 0);

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A connection leaves the list before its sockets are closed, so that those in
+ * the list can be reset from outside, and is counted until it is logged. */
+#include "connection.h"
+#include "clock.h"
+#include "log.h"
+#include "options.h"
+#include "stream.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* getaddrinfo(3) needs room; only the pages used are backed by memory. */
+#ifndef STACK_SIZE /* sanitizers need more */
+#define STACK_SIZE 262144
+#endif
+
+static const char *const end_words[] = {
+    [RELAY_EOF] = "eof",
+    [RELAY_CLIENT_ERROR] = "client-error",
+    [RELAY_UPSTREAM_ERROR] = "upstream-error",
+    [RELAY_NO_RESOURCES] = "no-resources",
+    [RELAY_IDLE] = "idle-timeout",
+    [END_NO_UPSTREAM] = "no-upstream",
+    [END_NO_TARGET] = "no-target",
+    [END_STOPPED] = "stopped",
+};
+
+static dial_function *dial_upstream;
+static pthread_attr_t attr; /* of threads */
+static struct copy_way to_tcp, to_vsock;
+static int freed;               /* eventfd(2): count fell below limit */
+static struct connection spare; /* when there is no memory, to say so */
+static atomic_uint logging;     /* not alive any more, nor logged */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for these: */
+static struct connection all = {.next = &all, .previous = &all};
+static unsigned count, limit;
+static uint64_t accepted, ended[ENDS], up, down; /* up, down: of the ended */
+
+int
+connection_target(struct connection *c, struct address *target)
+{
+	if (stream_original_destination(c->relay.client, target) == 0) {
+		address_format(target, c->target, sizeof(c->target));
+		return 0;
+	}
+	c->end = END_NO_TARGET;
+	c->reason = stream_reason(AF_INET, errno);
+	if (errno == ENOENT || errno == ENOPROTOOPT) /* the latter: no NAT */
+		c->reason = "not redirected, it has no original destination";
+	return -1;
+}
+
+int
+connection_connect(struct connection *c, const struct address *upstream)
+{
+	int fd = stream_connect(upstream, settings.connect_timeout * 1000);
+
+	if (fd == -1)
+		c->reason = stream_reason(upstream->any.sa_family, errno);
+	address_format(upstream, c->upstream, sizeof(c->upstream));
+	return fd;
+}
+
+/* stopped: instead of how it ended. Its thread may be dialling then. */
+static void
+log_connection(const struct connection *c, bool stopped)
+{
+	char client[ADDRESS_TEXT_SIZE];
+	unsigned end = stopped ? END_STOPPED : c->end;
+	bool dialling = stopped && c->relay.upstream == -1;
+	const char *reason = stopped ? NULL : c->reason;
+
+	address_format(&c->peer, client, sizeof(client));
+	log_line(end == RELAY_EOF ? LEVEL_INFO : LEVEL_WARN,
+	    "msg=%s conn=%" PRIu64 " client=%s upstream=%s target=%s "
+	    "up=%" PRIu64 " down=%" PRIu64 " ms=%" PRIu64 " end=%s%s%s%s",
+	    end == RELAY_EOF ? "closed" : "failed", c->number, client,
+	    dialling ? "-" : c->upstream, dialling ? "-" : c->target,
+	    c->relay.up, c->relay.down, clock_ms() - c->accepted,
+	    end_words[end], reason != NULL ? " reason=\"" : "",
+	    reason != NULL ? reason : "", reason != NULL ? "\"" : "");
+}
+
+static void
+end_connection(struct connection *c)
+{
+	pthread_mutex_lock(&lock);
+	c->next->previous = c->previous;
+	c->previous->next = c->next;
+	ended[c->end]++;
+	up += c->relay.up;
+	down += c->relay.down;
+	logging++;
+	pthread_mutex_unlock(&lock);
+	if (c->end == RELAY_EOF) {
+		stream_complete(c->relay.client);
+		stream_complete(c->relay.upstream);
+	}
+	close(c->relay.client);
+	if (c->relay.upstream != -1)
+		close(c->relay.upstream);
+	log_connection(c, false);
+	if (c != &spare)
+		free(c);
+	logging--;
+	pthread_mutex_lock(&lock);
+	if (count-- == limit)
+		(void)eventfd_write(freed, 1); /* it can't be full */
+	pthread_mutex_unlock(&lock);
+}
+
+static void *
+run_connection(void *argument)
+{
+	struct connection *c = argument;
+	bool from_tcp = settings.listens_on_tcp;
+	int upstream = dial_upstream(c);
+
+	pthread_mutex_lock(&lock);
+	c->relay.upstream = upstream;
+	c->moved_at = clock_ms();
+	pthread_mutex_unlock(&lock);
+	if (upstream != -1) {
+		log_line(LEVEL_DEBUG,
+		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
+		    c->number, c->upstream, c->target);
+		relay_run(&c->relay, from_tcp ? to_vsock : to_tcp,
+		    from_tcp ? to_tcp : to_vsock);
+		c->end = (unsigned)c->relay.failure >> 16;
+		c->reason =
+		    c->end == RELAY_EOF
+			? NULL
+			: stream_reason(AF_UNSPEC, c->relay.failure & 0xffff);
+	}
+	end_connection(c);
+	return NULL;
+}
+
+int
+connection_open(dial_function *dial, unsigned most)
+{
+	dial_upstream = dial;
+	limit = most;
+	(void)pthread_attr_init(&attr); /* can't fail; nor those: */
+	(void)pthread_attr_setstacksize(&attr, STACK_SIZE);
+	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	/* DESIGN.md says why. */
+	to_tcp.splice = settings.copy != COPY_BUFFER;
+	to_tcp.bulk_splice = settings.copy == COPY_SPLICE;
+	to_vsock.splice = to_vsock.bulk_splice = to_tcp.bulk_splice;
+	to_vsock.chunk = settings.vsock_chunk;
+	freed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return freed;
+}
+
+unsigned
+connection_count(unsigned new_limit)
+{
+	unsigned result;
+
+	pthread_mutex_lock(&lock);
+	limit = new_limit;
+	result = count;
+	pthread_mutex_unlock(&lock);
+	return result;
+}
+
+int
+connection_start(int fd, const struct address *peer)
+{
+	struct connection *c = malloc(sizeof(*c));
+	int error = c == NULL ? ENOMEM : 0;
+	pthread_t thread;
+
+	if (c == NULL)
+		c = &spare;
+	pthread_mutex_lock(&lock);
+	*c = (struct connection){.next = all.next,
+	    .previous = &all,
+	    .number = ++accepted,
+	    .accepted = clock_ms(),
+	    .peer = *peer,
+	    .relay = {.client = fd, .upstream = -1},
+	    .upstream = "-",
+	    .target = "-",
+	    .end = END_NO_UPSTREAM};
+	address_unmap(&c->peer);
+	all.next = c->next->previous = c;
+	count++;
+	pthread_mutex_unlock(&lock);
+	if (error == 0)
+		error = pthread_create(&thread, &attr, run_connection, c);
+	if (error != 0) {
+		c->end = RELAY_NO_RESOURCES;
+		c->reason = stream_reason(AF_UNSPEC, error);
+		end_connection(c);
+	}
+	return error;
+}
+
+void
+connection_end_idle(uint64_t ms)
+{
+	uint64_t now = clock_ms(), moved;
+
+	pthread_mutex_lock(&lock);
+	for (struct connection *c = all.next; c != &all; c = c->next) {
+		moved = c->relay.up + c->relay.down;
+		if (moved != c->moved) {
+			c->moved = moved;
+			c->moved_at = now;
+		} else if (c->relay.upstream != -1 && now - c->moved_at >= ms) {
+			(void)relay_fail(&c->relay, RELAY_IDLE, ETIMEDOUT);
+		}
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void
+connection_report(const char *message, bool is_end)
+{
+	uint64_t now = clock_ms(), oldest = now, all_up, all_down;
+	unsigned active = 0;
+	char words[256] = "";
+	size_t length = 0;
+
+	pthread_mutex_lock(&lock);
+	all_up = up;
+	all_down = down;
+	for (struct connection *c = all.next; c != &all; c = c->next) {
+		all_up += c->relay.up;
+		all_down += c->relay.down;
+		oldest = c->accepted; /* the last is the first */
+		if (is_end) {
+			log_connection(c, true);
+			ended[END_STOPPED]++;
+		} else {
+			active++;
+		}
+	}
+	/* Let others finish their lines; a log that nobody reads may wait. */
+	for (int i = 0; is_end && logging > 0 && i < 100; i++)
+		(void)poll(NULL, 0, 10);
+	for (unsigned i = 0; i < ENDS; i++)
+		length +=
+		    (size_t)snprintf(words + length, sizeof(words) - length,
+			" %s=%" PRIu64, end_words[i], ended[i]);
+	log_line(LEVEL_INFO,
+	    "msg=%s accepted=%" PRIu64 " active=%u%s up=%" PRIu64
+	    " down=%" PRIu64 " longest-ms=%" PRIu64,
+	    message, accepted, active, words, all_up, all_down, now - oldest);
+	if (!is_end)
+		pthread_mutex_unlock(&lock);
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of a connection, in a thread of its own, from the accepted socket to
+ * the log line; and the list of those that are alive, with what the others have
+ * added up to. */
+#pragma once
+#include "address.h"
+#include "relay.h"
+
+/* How a connection ended, after the relay's own: enum relay_end. */
+enum {
+	END_NO_UPSTREAM = RELAY_ENDS, /* it could not be reached */
+	END_NO_TARGET,                /* what to connect to is unknown */
+	END_STOPPED,                  /* the program ended first */
+	ENDS,
+};
+
+/* A connection. A dial function reads relay.client and sets what is below. */
+struct connection {
+	struct connection *next, *previous; /* of those alive */
+	uint64_t number;
+	uint64_t accepted;        /* clock_ms() */
+	uint64_t moved, moved_at; /* bytes at the last look; clock_ms() */
+	struct address peer;      /* the client's address */
+	struct relay relay;       /* upstream: -1 while there is none */
+	char upstream[ADDRESS_TEXT_SIZE]; /* "-" while unknown */
+	char target[ADDRESS_TEXT_SIZE];   /* "-": there is none */
+	unsigned end;       /* END_NO_UPSTREAM, or set to END_NO_TARGET */
+	const char *reason; /* why dialling failed: static */
+};
+
+/* Gets the upstream for a client: may block, in the connection's own thread.
+ * Returns the connected socket, or -1 with c->reason set. */
+typedef int dial_function(struct connection *c);
+
+/* For dial functions: the original destination of a redirected client, noted
+ * in c->target. Returns 0, or -1 with c->reason and c->end set. */
+int connection_target(struct connection *c, struct address *target);
+
+/* For them, too: connects, and notes c->upstream. Returns as they do. */
+int connection_connect(struct connection *c, const struct address *upstream);
+
+/* The rest is for the main thread, and not from signal handlers. */
+
+/* Call it once, first. Returns a descriptor that becomes readable when there
+ * are fewer than `limit` connections again, or -1 with errno of eventfd(2). */
+int connection_open(dial_function *dial, unsigned limit);
+
+/* Changes the limit. Returns how many connections there are. */
+unsigned connection_count(unsigned limit);
+
+/* Serves an accepted socket, and closes it. Returns 0, or an errno for want of
+ * memory or threads: it is reset, and that is logged. */
+int connection_start(int fd, const struct address *peer);
+
+/* Ends connections on which no byte has moved for so long; to be called often.
+ */
+void connection_end_idle(uint64_t ms);
+
+/* Logs what all connections add up to. If the process is going to end now,
+ * which resets those alive: logs these as well. No call may follow then. */
+void connection_report(const char *message, bool is_end);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a service manager and its services say to each other: sd_notify(3) and
+ * sd_listen_fds(3), without their library. */
+#pragma once
+
+/* Sends a state, e.g. "READY=1", if the manager wants to hear it. */
+void service_notify(const char *state);
+
+/* The first descriptor that a manager passes. */
+#define PASSED_LISTENER 3
+
+/* How many listeners the manager has passed to this process: LISTEN_FDS as
+ * text. NULL: it is not for this process. */
+const char *service_listeners(void);

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stands between a program and libc (the linker's --wrap), and makes calls fail
+ * as fault.h says.
+ */
+#include "fault.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* What the linker makes of a name: the real one, and its stand-in. */
+#define WRAPPED(type, name, parameters) \
+	type __real_##name parameters;  \
+	type __wrap_##name parameters;  \
+	type __wrap_##name parameters
+
+/* A stand-in for a function that returns -1 and sets errno. */
+#define WRAP(call, type, name, parameters, arguments) \
+	WRAPPED(type, name, parameters)               \
+	{                                             \
+		int how = due(call);                  \
+                                                      \
+		if (how == FAULT_NOTHING)             \
+			return 0;                     \
+		if (how > 0) {                        \
+			errno = how;                  \
+			return -1;                    \
+		}                                     \
+		return __real_##name arguments;       \
+	}
+
+/* The size to pass on. */
+#define CUT(size) (how == FAULT_SHORT && (size) > 1 ? 1 : (size))
+
+static struct fault none;
+static struct fault *fault = &none;
+static _Thread_local bool is_main;
+static _Thread_local bool is_old; /* was there when the fault was armed */
+
+/* A call is made. Returns how it has to fail; 0: not at all. */
+static int
+due(enum fault_call call)
+{
+	if (!fault->armed)
+		is_old = !is_main;
+	if (!fault->armed || is_old)
+		return 0;
+	for (int i = 0; i < 2; i++) {
+		struct fault_rule *rule = &fault->rules[i];
+
+		if (i == 1 && !fault->rules[0].fired)
+			break;
+		if (rule->call == call && ++rule->count == rule->nth) {
+			rule->fired = true;
+			return rule->error;
+		}
+	}
+	return 0;
+}
+
+WRAP(FAULT_ACCEPT4, int, accept4,
+    (int fd, struct sockaddr *address, socklen_t *length, int flags),
+    (fd, address, length, flags))
+WRAP(FAULT_CONNECT, int, connect,
+    (int fd, const struct sockaddr *address, socklen_t length),
+    (fd, address, length))
+WRAP(FAULT_GETSOCKNAME, int, getsockname,
+    (int fd, struct sockaddr *address, socklen_t *length),
+    (fd, address, length))
+WRAP(FAULT_GETSOCKOPT, int, getsockopt,
+    (int fd, int level, int option, void *value, socklen_t *length),
+    (fd, level, option, value, length))
+WRAP(FAULT_PIPE2, int, pipe2, (int fds[2], int flags), (fds, flags))
+WRAP(FAULT_POLL, int, poll, (struct pollfd * fds, nfds_t count, int ms),
+    (fds, count, ms))
+WRAP(FAULT_READ, ssize_t, read, (int fd, void *bytes, size_t size),
+    (fd, bytes, size))
+WRAP(FAULT_RECV, ssize_t, recv, (int fd, void *bytes, size_t size, int flags),
+    (fd, bytes, CUT(size), flags))
+WRAP(FAULT_SEND, ssize_t, send,
+    (int fd, const void *bytes, size_t size, int flags),
+    (fd, bytes, CUT(size), flags))
+WRAP(FAULT_SETSOCKOPT, int, setsockopt,
+    (int fd, int level, int option, const void *value, socklen_t length),
+    (fd, level, option, value, length))
+WRAP(FAULT_SHUTDOWN, int, shutdown, (int fd, int side), (fd, side))
+WRAP(FAULT_SOCKET, int, socket, (int family, int type, int protocol),
+    (family, type, protocol))
+WRAP(FAULT_WRITE, ssize_t, write, (int fd, const void *bytes, size_t size),
+    (fd, bytes, size))
+
+WRAPPED(int, fcntl, (int fd, int command, ...))
+{
+	int error = due(FAULT_FCNTL);
+	va_list arguments;
+	int value;
+
+	if (error != 0) {
+		errno = error;
+		return -1;
+	}
+	va_start(arguments, command);
+	value = va_arg(arguments, int); /* if there is none, nobody looks */
+	va_end(arguments);
+	return __real_fcntl(fd, command, value);
+}
+
+/* Of splice(2)'s two descriptors, the pipe has a size. */
+WRAP(__real_fcntl(out, F_GETPIPE_SZ) > 0 ? FAULT_SPLICE_IN : FAULT_SPLICE_OUT,
+    ssize_t, splice,
+    (int in, off_t *in_offset, int out, off_t *out_offset, size_t size,
+	unsigned flags),
+    (in, in_offset, out, out_offset, CUT(size), flags))
+
+WRAPPED(int, getaddrinfo,
+    (const char *host, const char *port, const struct addrinfo *hints,
+	struct addrinfo **list))
+{
+	int error = due(FAULT_GETADDRINFO);
+
+	return error != 0 ? error : __real_getaddrinfo(host, port, hints, list);
+}
+
+WRAPPED(int, pthread_create,
+    (pthread_t * thread, const pthread_attr_t *attributes, void *(*run)(void *),
+	void *argument))
+{
+	int error = due(FAULT_PTHREAD_CREATE);
+
+	return error != 0
+		   ? error
+		   : __real_pthread_create(thread, attributes, run, argument);
+}
+
+WRAPPED(void *, mmap,
+    (void *at, size_t size, int protection, int flags, int fd, off_t offset))
+{
+	int error = due(FAULT_MMAP);
+	void *memory;
+
+	if (error != 0) {
+		errno = error;
+		return MAP_FAILED;
+	}
+	memory = __real_mmap(at, size, protection, flags, fd, offset);
+	if (memory != MAP_FAILED)
+		fault->mappings++;
+	return memory;
+}
+
+WRAPPED(int, munmap, (void *memory, size_t size))
+{
+	fault->mappings--;
+	return __real_munmap(memory, size);
+}
+
+WRAPPED(void *, malloc, (size_t size))
+{
+	int error = due(FAULT_MALLOC);
+	void *memory;
+
+	if (error != 0) {
+		errno = error;
+		return NULL;
+	}
+	memory = __real_malloc(size);
+	if (memory != NULL)
+		fault->allocations++;
+	return memory;
+}
+
+/* Not by the real one, which may itself be made of malloc(3). */
+WRAPPED(void *, calloc, (size_t count, size_t size))
+{
+	size_t whole;
+	void *memory = NULL;
+
+	if (!__builtin_mul_overflow(count, size, &whole))
+		memory = __wrap_malloc(whole);
+	return memory == NULL ? NULL : memset(memory, 0, whole);
+}
+
+WRAPPED(void, free, (void *memory))
+{
+	if (memory != NULL)
+		fault->allocations--;
+	__real_free(memory);
+}
+
+/* Before main(). Orders that can't be read must not pass for none. */
+__attribute__((constructor)) static void
+find_orders(void)
+{
+	const char *path = getenv("FAULT");
+	void *memory;
+	int fd;
+
+	is_main = true;
+	if (path == NULL)
+		return;
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	memory = __real_mmap(
+	    NULL, sizeof(*fault), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED)
+		abort();
+	close(fd);
+	fault = memory;
+}
