@@ -47,8 +47,8 @@ void network_enter(enum side side);
 void network_redirect(enum side side, const char *target, uint16_t to_port);
 
 /*
- * From now on, TCP packets from or to a port, or to an IPv4 address, are lost in
- * a namespace. Gone after the test. Not for BARE.
+ * From now on, TCP packets from or to a port, or to an IPv4 address, are lost
+ * in a namespace. Gone after the test. Not for BARE.
  */
 void network_drop(enum side side, uint16_t port);
 void network_black_hole(enum side side, const char *address);

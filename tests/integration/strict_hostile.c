@@ -319,7 +319,7 @@ static const char *
 end_of_silence(enum route route)
 {
 	return route == VSOCK_TO_IP_TRANSPARENT ? " end=no-target "
-						: " end=eof";
+						: " ms=";
 }
 
 static void
