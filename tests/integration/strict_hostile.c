@@ -318,8 +318,7 @@ connect_and_close(const struct siege *s, unsigned i)
 static const char *
 end_of_silence(enum route route)
 {
-	return route == VSOCK_TO_IP_TRANSPARENT ? " end=no-target "
-						: " ms=";
+	return route == VSOCK_TO_IP_TRANSPARENT ? " end=no-target " : " ms=";
 }
 
 static void
