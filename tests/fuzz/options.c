@@ -129,7 +129,9 @@ check_settings(size_t program)
 		check_port(s->upstream_host.port, 1);
 	if (s->upstream_vsock.length != 0) {
 		assert(s->upstream_vsock.vm.svm_cid != VMADDR_CID_ANY);
-		assert(s->upstream_vsock.vm.svm_port != VMADDR_PORT_ANY);
+		/* There, it stands for that of the original destination. */
+		assert((s->upstream_vsock.vm.svm_port == VMADDR_PORT_ANY) ==
+		       (mains[program] == main_port_to_vsock_transparent));
 	}
 	assert(s->connect_timeout >= 1 && s->connect_timeout <= 1000000);
 	assert(s->max_connections <= 1000000);
