@@ -111,11 +111,11 @@ handle_signal(void)
 	}
 	if (listener == -1) /* the second one */
 		finish();
+	close(listener); /* first: whoever reads of it finds the port free */
+	listener = -1;
 	log_line(LEVEL_INFO, "msg=stopping active=%u grace=%u",
 	    connection_count(1), settings.grace);
 	service_notify("STOPPING=1\nSTATUS=Waiting for connections to finish");
-	close(listener);
-	listener = -1;
 	deadline = clock_ms() + (uint64_t)settings.grace * 1000;
 }
 
