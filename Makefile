@@ -122,7 +122,7 @@ UNIT_FILES = $(UNIT:%=$(O)/tests/unit/%)
 NEEDS_address = address
 NEEDS_capacity = capacity
 NEEDS_connection = connection options service relay copy stream address log
-NEEDS_copy = copy
+NEEDS_copy = copy stream address
 NEEDS_log = log
 NEEDS_options = options address log service
 NEEDS_preamble = preamble address

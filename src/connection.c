@@ -95,6 +95,13 @@ end_connection(struct connection *c)
 	pthread_mutex_lock(&lock);
 	c->next->previous = c->previous;
 	c->previous->next = c->next;
+	if (c->relay.upstream != -1) { /* nobody can fail it any more */
+		c->end = (unsigned)c->relay.failure >> 16;
+		c->reason =
+		    c->end == RELAY_EOF
+			? NULL
+			: stream_reason(AF_UNSPEC, c->relay.failure & 0xffff);
+	}
 	ended[c->end]++;
 	up += c->relay.up;
 	down += c->relay.down;
@@ -134,11 +141,6 @@ run_connection(void *argument)
 		    c->number, c->upstream, c->target);
 		relay_run(&c->relay, from_tcp ? to_vsock : to_tcp,
 		    from_tcp ? to_tcp : to_vsock);
-		c->end = (unsigned)c->relay.failure >> 16;
-		c->reason =
-		    c->end == RELAY_EOF
-			? NULL
-			: stream_reason(AF_UNSPEC, c->relay.failure & 0xffff);
 	}
 	end_connection(c);
 	return NULL;

@@ -4,6 +4,7 @@
  * more is read at once. An idle connection holds no more than a page of data.
  */
 #include "copy.h"
+#include "stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -70,16 +71,13 @@ static int
 wait_for_room(const struct engine *e)
 {
 	struct pollfd fds[] = {{e->to, POLLOUT, 0}, {e->from, 0, 0}};
-	int error = 0;
-	socklen_t length = sizeof(error);
+	int error;
 
 	/* A vsock peer that has closed shows only in a write: try at times. */
 	if (poll(fds, 2, 1000) <= 0 || fds[0].revents != 0)
 		return 0;
-	if (fds[1].revents & POLLERR &&
-	    getsockopt(e->from, SOL_SOCKET, SO_ERROR, &error, &length) == 0 &&
-	    error != 0) {
-		errno = error == EPIPE ? ECONNRESET : error; /* see relay.c */
+	if (fds[1].revents & POLLERR && (error = stream_error(e->from)) != 0) {
+		errno = error;
 		return -1;
 	}
 	/* Closed both ways, or the opposite direction was told: look away. */

@@ -3,7 +3,9 @@
 #include "log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -23,7 +25,10 @@ void
 log_line(enum log_level level, const char *format, ...)
 {
 	static const char *const names[] = {"error", "warn", "info", "debug"};
-	char text[1024];
+	static atomic_uint lost; /* lines */
+	struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
+	char text[1024], note[20] = "";
+	unsigned n;
 	struct timespec now;
 	struct tm utc;
 	va_list arguments;
@@ -31,13 +36,22 @@ log_line(enum log_level level, const char *format, ...)
 
 	if (level > log_threshold)
 		return;
+	/* That nobody reads is no reason to stop. A pipe that has room has it
+	 * for a line: pipe(7). */
+	if (poll(&room, 1, lost != 0 ? 0 : 1000) == 0) {
+		lost++;
+		return;
+	}
+	n = atomic_exchange(&lost, 0);
+	if (n != 0)
+		(void)snprintf(note, sizeof(note), "lost=%u ", n);
 	(void)clock_gettime(CLOCK_REALTIME, &now); /* can't fail */
 	(void)gmtime_r(&now.tv_sec, &utc);         /* nor this before 2^31 */
 	(void)snprintf(text, sizeof(text),
-	    "ts=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ level=%s prog=%s ",
+	    "ts=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ level=%s prog=%s %s",
 	    utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour,
 	    utc.tm_min, utc.tm_sec, (int)(now.tv_nsec / 1000000), names[level],
-	    log_program);
+	    log_program, note);
 	length = strlen(text);
 	va_start(arguments, format);
 	(void)vsnprintf(

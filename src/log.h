@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log: logfmt on standard error, one write(2) a line, so that lines of
- * different threads never mix. Thread-safe after log_open(); never fails. */
+ * different threads never mix. Thread-safe after log_open(). While standard
+ * error takes nothing, for a second at first, lines are left out. */
 #pragma once
 enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG };
 
 /* Sets the program's name (kept, not copied) and the least severe level. */
 void log_open(const char *program, enum log_level threshold);
 
-/* Writes a line, unless its level is below the threshold: ts=, level=, prog=
- * and then the format (printf(3)), which starts with msg=. A value that may
- * hold a space is quoted there; none holds quotes. Cut after 1,023 bytes. */
+/* Writes a line, unless its level is below the threshold: ts=, level=, prog=,
+ * after some were left out lost= with their number, and then the format
+ * (printf(3)), which starts with msg=. A value that may hold a space is quoted
+ * there; none holds quotes. Cut after 1,023 bytes. */
 __attribute__((format(printf, 2, 3))) void
 log_line(enum log_level level, const char *format, ...);

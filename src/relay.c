@@ -48,19 +48,15 @@ hidden_error(const struct direction *d, int ms)
 {
 	struct pollfd state = {.fd = d->from};
 	int error = 0;
-	socklen_t length = sizeof(error);
 
 	if (poll(&state, 1, ms) <= 0)
 		return 0;
-	if (state.revents & POLLERR &&
-	    getsockopt(d->from, SOL_SOCKET, SO_ERROR, &error, &length) == 0 &&
-	    error != 0)
-		/* EPIPE: a reset that came after end-of-file. */
-		return error == EPIPE ? ECONNRESET : error;
+	if (state.revents & POLLERR)
+		error = stream_error(d->from);
 	/* A TCP socket that we have not shut down hangs up only by a reset. */
-	if (state.revents & POLLHUP && !d->opposite->write_closed)
-		return ECONNRESET;
-	return 0;
+	if (error == 0 && state.revents & POLLHUP && !d->opposite->write_closed)
+		error = ECONNRESET;
+	return error;
 }
 
 static void

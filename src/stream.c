@@ -218,6 +218,16 @@ stream_original_destination(int fd, struct address *target)
 	return 0;
 }
 
+int
+stream_error(int fd)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+	return error == EPIPE ? ECONNRESET : error;
+}
+
 void
 stream_complete(int fd)
 {

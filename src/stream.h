@@ -48,6 +48,10 @@ int stream_original_destination(int fd, struct address *target);
 /* getsockname(2), IPv4-mapped addresses as IPv4. Returns 0, or -1, errno. */
 int stream_local_address(int fd, struct address *address);
 
+/* Takes the error that a socket holds (SO_ERROR, which tells it once). EPIPE,
+ * a reset that came after end-of-file, is ECONNRESET. Returns 0 for none. */
+int stream_error(int fd);
+
 /* Ends both directions at once and wakes every thread that waits on fd. A TCP
  * peer sees a reset, never a clean end; vsock has no reset: a vsock peer reads
  * what is queued, then end-of-file. fd stays open. */
