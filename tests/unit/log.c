@@ -263,6 +263,47 @@ test_unwritable(void **state)
 	}
 }
 
+static void
+test_not_read(void **state)
+{
+	/* Fails if a log that nobody reads holds up the proxy for more than a
+	 * second in all; or lines get lost in silence. */
+	static const char filler[8192];
+	int saved = dup(STDERR_FILENO), ends[2];
+	char text[8193];
+	long begin = now_ms(), waited[2];
+	ssize_t n, m;
+
+	(void)state;
+	wall_clock = &some_time;
+	log_open("unit", LEVEL_INFO);
+	assert_int_equal(pipe(ends), 0);
+	assert_int_equal(fcntl(ends[1], F_SETPIPE_SZ, 8192), 8192);
+	assert_int_equal(write(ends[1], filler, sizeof(filler)), 8192);
+	assert_int_equal(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+	log_line(LEVEL_INFO, "msg=1");
+	waited[0] = now_ms() - begin;
+	log_line(LEVEL_INFO, "msg=2");
+	log_line(LEVEL_INFO, "msg=3");
+	waited[1] = now_ms() - begin - waited[0];
+	n = read(ends[0], text, sizeof(filler));
+	log_line(LEVEL_INFO, "msg=4");
+	log_line(LEVEL_INFO, "msg=5");
+	m = read(ends[0], text, sizeof(text) - 1);
+	assert_int_equal(dup2(saved, STDERR_FILENO), STDERR_FILENO);
+	close(saved);
+	close(ends[0]);
+	close(ends[1]);
+	assert_in_range(waited[0], 1000, 5000);
+	assert_in_range(waited[1], 0, 500);
+	assert_int_equal(n, 8192);
+	assert_true(m > 0);
+	text[m] = '\0';
+	assert_string_equal(text,
+	    "ts=2009-02-13T23:31:30.007Z level=info prog=unit lost=3 msg=4\n"
+	    "ts=2009-02-13T23:31:30.007Z level=info prog=unit msg=5\n");
+}
+
 #define THREADS 8
 #define LINES_EACH 100
 
@@ -329,6 +370,7 @@ main(void)
 	    cmocka_unit_test(test_long_program_name),
 	    cmocka_unit_test(test_interrupted),
 	    cmocka_unit_test(test_unwritable),
+	    cmocka_unit_test(test_not_read),
 	    cmocka_unit_test(test_threads),
 	};
 
