@@ -204,7 +204,7 @@ test_preamble_in_pieces(void **state)
 
 	bridge_open(&b);
 	start = bridge_preamble(TARGET_IPV4, b.upstream_port, bytes);
-	traffic_fill(1, 0, bytes + start, 1000);
+	bytes_fill(1, 0, bytes + start, 1000);
 	size = start + 1000;
 	client = bridge_try(&b);
 	for (size_t i = 0; cuts->at[i] != 0; i++) {
@@ -568,7 +568,7 @@ write_page(const char *path)
 
 	assert_non_null(page);
 	assert_non_null(file);
-	traffic_fill(1, 0, page, PAGE_SIZE);
+	bytes_fill(1, 0, page, PAGE_SIZE);
 	assert_int_equal(fwrite(page, 1, PAGE_SIZE, file), PAGE_SIZE);
 	assert_int_equal(fclose(file), 0);
 	return page;

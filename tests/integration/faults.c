@@ -249,8 +249,8 @@ make_ends(const struct stage *s, struct end *client, struct end *upstream)
 	struct stream whole = {up + PREAMBLE_MAX - size, size + STREAM, size};
 
 	if (down[0] == 0 && down[1] == 0) { /* not filled as yet */
-		traffic_fill(1, 0, up + PREAMBLE_MAX, STREAM);
-		traffic_fill(2, 0, down, STREAM);
+		bytes_fill(1, 0, up + PREAMBLE_MAX, STREAM);
+		bytes_fill(2, 0, down, STREAM);
 	}
 	memcpy(up + PREAMBLE_MAX - size, preamble, size);
 	*client = (struct end){.fd = -1,

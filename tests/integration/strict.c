@@ -296,6 +296,13 @@ strict_sort_ends(
 }
 
 void
+strict_expect_tcp_failed(const struct bridge *b, const char *reason)
+{
+	strict_expect_end(b->first, strict_first(b),
+	    b->client_is_tcp ? "client-error" : "upstream-error", reason);
+}
+
+void
 strict_expect_counts(const char *line, const char *counts)
 {
 	static const char *const keys[] = {"accepted", "active", "eof",

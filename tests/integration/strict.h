@@ -105,6 +105,9 @@ void strict_exchange(int client, int upstream, uint64_t size);
 void strict_sort_ends(const struct bridge *bridge, int client, int upstream,
     int *tcp, int *vsock);
 
+/* Waits until the log says that this end of the first connection failed. */
+void strict_expect_tcp_failed(const struct bridge *bridge, const char *reason);
+
 /*
  * Expects a line of counters: msg=counters or msg=stopped. counts: those that
  * aren't 0, e.g. "accepted=2 eof=1"; longest-ms may be anything.

@@ -183,14 +183,6 @@ test_reset_for_an_answer(void **state)
 	strict_expect_end(b.first, 2, "upstream-error", RESET);
 }
 
-/* Waits until the reset of the TCP end is in the log. */
-static void
-expect_tcp_failed(const struct bridge *b)
-{
-	strict_expect_end(b->first, strict_first(b),
-	    b->client_is_tcp ? "client-error" : "upstream-error", GONE);
-}
-
 static void
 test_reset_while_writer_waits(void **state)
 {
@@ -205,7 +197,7 @@ test_reset_while_writer_waits(void **state)
 		strict_sort_ends(&b, client, upstream, &tcp, &vsock);
 		strict_fill(tcp);
 		traffic_reset(tcp);
-		expect_tcp_failed(&b);
+		strict_expect_tcp_failed(&b, GONE);
 		/* What is queued, then an end. */
 		traffic_wait_end(vsock, NULL);
 		bridge_expect_service(&b);
@@ -225,7 +217,7 @@ test_reset_while_both_wait(void **state)
 	strict_fill(tcp);
 	strict_fill(vsock);
 	traffic_reset(tcp);
-	expect_tcp_failed(&b);
+	strict_expect_tcp_failed(&b, GONE);
 	traffic_wait_end(vsock, NULL);
 	bridge_expect_service(&b);
 }
@@ -247,7 +239,7 @@ test_reset_after_half_close(void **state)
 		traffic_expect_stream(vsock, 1, SOME);
 		traffic_expect_eof(vsock);
 		traffic_reset(tcp);
-		expect_tcp_failed(&b);
+		strict_expect_tcp_failed(&b, GONE);
 		bridge_expect_service(&b);
 		program_stop_all();
 	}

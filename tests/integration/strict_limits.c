@@ -187,14 +187,6 @@ vanish(const struct bridge *b, int *tcp, int *vsock)
 	return now;
 }
 
-/* Waits until the TCP end of a connection has failed. */
-static void
-expect_tcp_timeout(const struct bridge *b)
-{
-	strict_expect_end(b->first, strict_first(b),
-	    b->client_is_tcp ? "client-error" : "upstream-error", VANISHED);
-}
-
 static void
 test_peer_vanishes(void **state)
 {
@@ -208,7 +200,7 @@ test_peer_vanishes(void **state)
 
 	vanish(&without, &tcp[1], &vsock[1]);
 	begin = vanish(&b, &tcp[0], &vsock[0]);
-	expect_tcp_timeout(&b);
+	strict_expect_tcp_failed(&b, VANISHED);
 	assert_in_range(harness_now_ms() - begin, 1950, 2000 + SLACK_MS);
 	traffic_expect_end(vsock[0]);
 	assert_false(traffic_readable(vsock[1], 500));
@@ -230,7 +222,7 @@ test_peer_reads_nothing(void **state)
 	strict_sort_ends(&b, client, upstream, &tcp, &vsock);
 	begin = harness_now_ms();
 	sent = strict_fill(vsock);
-	expect_tcp_timeout(&b);
+	strict_expect_tcp_failed(&b, VANISHED);
 	assert_true(harness_now_ms() - begin >= 2000);
 	traffic_expect_end(vsock);
 	/* It's told when it reads on. */

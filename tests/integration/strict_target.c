@@ -314,7 +314,7 @@ test_noise(void **state)
 		int client = bridge_try(&b);
 
 		/* Addresses without a route, and a few of this machine. */
-		traffic_fill(i, 0, bytes, sizeof(bytes));
+		bytes_fill(i, 0, bytes, sizeof(bytes));
 		if (i % 4 == 0)
 			memset(bytes, i % 8 == 0 ? 0xff : 0, 4);
 		traffic_send(client, bytes, sizeof(bytes));

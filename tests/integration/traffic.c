@@ -15,34 +15,6 @@
 #include <unistd.h>
 
 #define CHUNK 65536
-#define WORD sizeof(uint64_t)
-
-/* The finalizer of SplitMix64. */
-static uint64_t
-mix(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	return z ^ (z >> 31);
-}
-
-void
-traffic_fill(uint64_t seed, uint64_t offset, void *bytes, size_t size)
-{
-	uint64_t base = mix(seed + 0x9e3779b97f4a7c15);
-	unsigned char *to = bytes;
-
-	while (size > 0) {
-		uint64_t word = mix(base + offset / WORD);
-		size_t skip = offset % WORD;
-		size_t n = size < WORD - skip ? size : WORD - skip;
-
-		memcpy(to, (unsigned char *)&word + skip, n);
-		to += n;
-		offset += n;
-		size -= n;
-	}
-}
 
 /* Sends all. Returns how many bytes went; errno if not all did. */
 static size_t
@@ -266,7 +238,7 @@ send_stream(struct flow *f)
 	while (done < f->size) {
 		size_t n = piece(f, done);
 
-		traffic_fill(f->seed, done, bytes, n);
+		bytes_fill(f->seed, done, bytes, n);
 		if (send_all(f->fd, bytes, n) < n) {
 			flow_fail(f, errno, "sent %llu of %llu bytes: %s",
 			    (unsigned long long)done,
@@ -295,7 +267,7 @@ expect_stream(struct flow *f)
 			    reason(n == 0 ? 0 : errno));
 			return;
 		}
-		traffic_fill(f->seed, done, expected, (size_t)n);
+		bytes_fill(f->seed, done, expected, (size_t)n);
 		same = first_difference(received, expected, (size_t)n);
 		done += same;
 		if (same < (size_t)n) {

@@ -11,13 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../bytes.h"
+
 enum traffic_end {
 	TRAFFIC_EOF,
 	TRAFFIC_RESET, /* ECONNRESET or EPIPE */
 };
-
-/* Writes size bytes of a stream from an offset on. Any thread. */
-void traffic_fill(uint64_t seed, uint64_t offset, void *bytes, size_t size);
 
 /* Send exactly these bytes. */
 void traffic_send(int fd, const void *bytes, size_t size);

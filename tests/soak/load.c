@@ -2,6 +2,7 @@
 /* Clients and server, in one epoll loop. An end knows its peer only by what
  * comes over the wire; that both are here serves to judge what comes: once an
  * end has reset, the other may see less than all, before that it may not. */
+#include "../bytes.h"
 #include "soak.h"
 
 #include <arpa/inet.h>
@@ -334,7 +335,7 @@ send_some(struct end *e)
 		left = c->plan.reset_sent - e->sent;
 	if (left > most)
 		left = most;
-	plan_fill(c->number, e->side, e->sent, bytes, left);
+	bytes_fill(plan_state(c->number, e->side), e->sent, bytes, left);
 	if (e->side == CLIENT && e->sent < first)
 		memcpy(bytes, (char *)&e->header + e->sent,
 		    left < first - e->sent ? left : first - e->sent);
@@ -359,7 +360,7 @@ check_bytes(const struct end *e, const char *bytes, size_t n)
 	char text[64];
 	size_t i = 0;
 
-	plan_fill(c->number, !e->side, e->received, expected, n);
+	bytes_fill(plan_state(c->number, !e->side), e->received, expected, n);
 	if (memcmp(bytes, expected, n) == 0)
 		return true;
 	while (bytes[i] == expected[i])

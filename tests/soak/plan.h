@@ -32,13 +32,10 @@ void plan_seed(uint64_t seed);
 /* A random number below a limit. */
 uint64_t plan_random(uint64_t *state, uint64_t limit);
 
-/* Where the random numbers of an end start. */
+/* Where the random numbers of an end start; the seed of its stream, too, in
+ * which the header is the caller's. */
 uint64_t plan_state(uint64_t number, enum side side);
 
 /* early: it may also reset before the server knows of it. Not more than `most`
  * bytes each way, besides the header. */
 void plan_make(struct plan *plan, uint64_t number, bool early, uint64_t most);
-
-/* Part of a side's stream; the header is the caller's. */
-void plan_fill(
-    uint64_t number, enum side side, uint64_t offset, void *bytes, size_t size);

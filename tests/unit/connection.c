@@ -261,14 +261,6 @@ dial(struct connection *c)
 	return connection_connect(c, &upstream);
 }
 
-/* Waits until something is so. */
-#define AWAIT(condition)                                           \
-	do {                                                       \
-		for (int left = DEADLINE_S * 1000; !(condition);)  \
-			if (pause_ms(1), --left == 0)              \
-				fail_msg("never: %s", #condition); \
-	} while (0)
-
 static unsigned limit; /* of connections */
 static int freed;      /* what connection_open() has returned */
 
@@ -435,25 +427,13 @@ start_client(int expected)
 	return ends;
 }
 
-static int
-accept_upstream(void)
-{
-	int fd;
-
-	assert_true(wait_for(upstream_listener, POLLIN));
-	fd = accept4(upstream_listener, NULL, NULL, SOCK_CLOEXEC);
-	assert_true(fd >= 0);
-	limit_time(fd);
-	return fd;
-}
-
 /* Starts a connection that has an upstream. */
 static struct ends
 start(void)
 {
 	struct ends ends = start_client(0);
 
-	ends.upstream = accept_upstream();
+	ends.upstream = accept_in_time(upstream_listener);
 	return ends;
 }
 
@@ -555,7 +535,7 @@ test_end_is_delivered(void **state)
 	reset_on_close(pair.ours);
 	assert_int_equal(
 	    connection_start(pair.ours, &(struct address){.length = 0}), 0);
-	upstream = accept_upstream();
+	upstream = accept_in_time(upstream_listener);
 	assert_int_equal(write_all(pair.peer, bytes, sizeof(bytes)), 0);
 	assert_int_equal(write_all(upstream, bytes, sizeof(bytes)), 0);
 	assert_int_equal(shutdown(pair.peer, SHUT_WR), 0);
@@ -1274,7 +1254,7 @@ test_idle_not_while_dialling(void **state)
 	pass_time(5000, 1000);
 	assert_int_equal(connection_count(limit), 1);
 	dialling.held = false;
-	ends.upstream = accept_upstream();
+	ends.upstream = accept_in_time(upstream_listener);
 	assert_logs(LEVEL_DEBUG, "msg=connected ");
 	pass_time(999, 1000);
 	assert_passes(ends.client, ends.upstream, "hello");
@@ -1440,7 +1420,7 @@ start_in_child(int i)
 	struct ends ends = {.client = child.pairs[i].peer};
 
 	command((char)('0' + i));
-	ends.upstream = accept_upstream();
+	ends.upstream = accept_in_time(upstream_listener);
 	assert_non_null(strstr(child_any_line(), "msg=connected "));
 	ends.number = counted[0] + (uint64_t)i + 1;
 	assert_int_equal(stream_local_address(ends.client, &ends.peer), 0);

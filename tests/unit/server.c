@@ -490,14 +490,6 @@ stop_server(void)
 	assert_exits(0);
 }
 
-/* Waits until something is so. */
-#define AWAIT(condition)                                           \
-	do {                                                       \
-		for (int left = DEADLINE_S * 1000; !(condition);)  \
-			if (pause_ms(1), --left == 0)              \
-				fail_msg("never: %s", #condition); \
-	} while (0)
-
 static int
 set_up(void **state)
 {
@@ -538,18 +530,6 @@ connect_client(void)
 	return fd;
 }
 
-static int
-accept_upstream(void)
-{
-	int fd;
-
-	assert_true(wait_for(upstream_listener, POLLIN));
-	fd = accept4(upstream_listener, NULL, NULL, SOCK_CLOEXEC);
-	assert_true(fd >= 0);
-	limit_time(fd);
-	return fd;
-}
-
 static unsigned
 port_of(int fd)
 {
@@ -565,7 +545,8 @@ static void
 assert_serves(unsigned number)
 {
 	char expected[256];
-	int client = connect_client(), upstream = accept_upstream();
+	int client = connect_client(),
+	    upstream = accept_in_time(upstream_listener);
 
 	assert_passes(client, upstream, "request");
 	assert_passes(upstream, client, "answer");
@@ -595,7 +576,7 @@ test_serves(void **state)
 	assert_serves(2);
 	/* An end without an answer, and with no more fields after it. */
 	client = connect_client();
-	upstream = accept_upstream();
+	upstream = accept_in_time(upstream_listener);
 	close(upstream);
 	close(client);
 	line = assert_logs(" msg=closed conn=3 ");
@@ -686,7 +667,7 @@ test_backs_off(void **state)
 		assert_accept_failed(EMFILE);
 	/* At 6235 ms, the first of the two after a success. */
 	client = connect_client();
-	upstream = accept_upstream();
+	upstream = accept_in_time(upstream_listener);
 	assert_accept_failed(EMFILE);
 	close(client);
 	close(upstream);
@@ -778,7 +759,7 @@ static void
 hold(struct held *held)
 {
 	held->client = connect_client();
-	held->upstream = accept_upstream();
+	held->upstream = accept_in_time(upstream_listener);
 	assert_passes(held->client, held->upstream, "hello");
 }
 
@@ -811,7 +792,7 @@ test_connection_limit(void **state)
 	serve(dial);
 	for (int i = 0; i < 2; i++) {
 		clients[i] = connect_client();
-		upstreams[i] = accept_upstream();
+		upstreams[i] = accept_in_time(upstream_listener);
 	}
 	clients[2] = connect_client();
 	assert_full();
@@ -825,7 +806,7 @@ test_connection_limit(void **state)
 	close(clients[0]);
 	close(upstreams[0]);
 	assert_logs(" msg=closed conn=1 ");
-	upstreams[0] = accept_upstream();
+	upstreams[0] = accept_in_time(upstream_listener);
 	assert_passes(upstreams[0], clients[2], "hello");
 	close(clients[1]);
 	close(upstreams[1]);
@@ -1123,11 +1104,11 @@ test_full(void **state)
 	/* The place goes to the next one at once; in the same second it is
 	 * known that others wait. */
 	let_go(held[0]);
-	held[1] = (struct held){waiting, accept_upstream()};
+	held[1] = (struct held){waiting, accept_in_time(upstream_listener)};
 	waiting = connect_client();
 	assert_passes(held[1].client, held[1].upstream, "hello");
 	let_go(held[1]);
-	held[2] = (struct held){waiting, accept_upstream()};
+	held[2] = (struct held){waiting, accept_in_time(upstream_listener)};
 	assert_passes(held[2].client, held[2].upstream, "hello");
 	shared->clock_ms += 1000;
 	waiting = connect_client();

@@ -56,6 +56,14 @@ pause_ms(long ms)
 		;
 }
 
+/* Waits until something is so. */
+#define AWAIT(condition)                                           \
+	do {                                                       \
+		for (int left = DEADLINE_S * 1000; !(condition);)  \
+			if (pause_ms(1), --left == 0)              \
+				fail_msg("never: %s", #condition); \
+	} while (0)
+
 /* Descriptors in use: what leaks shows as a difference. Any thread. */
 static inline int
 open_descriptors(void)
@@ -307,6 +315,19 @@ wait_for(int fd, short events)
 	struct pollfd state = {.fd = fd, .events = events};
 
 	return poll(&state, 1, DEADLINE_S * 1000) == 1;
+}
+
+/* The next of a listener's, with a limit of time. */
+static inline int
+accept_in_time(int listener)
+{
+	int fd;
+
+	assert_true(wait_for(listener, POLLIN));
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(fd >= 0);
+	limit_time(fd);
+	return fd;
 }
 
 /* A function that runs in a thread of its own. Make them static. */
