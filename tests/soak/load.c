@@ -26,6 +26,7 @@
 /* Connections that are on their way to the server at once, at most: fewer than
  * a backlog takes. */
 #define OPENING 200
+#define WAKE_MS 3  /* between ends that are held no more */
 #define SOURCES 32 /* 127.0.0.x, so that there are enough ports */
 
 struct connection;
@@ -90,7 +91,7 @@ static struct end *
 new_end(int fd, enum side side)
 {
 	struct end *e = calloc(1, sizeof(*e));
-	int on = 1;
+	int on = 1, seconds = 5;
 
 	if (e == NULL)
 		give_up("no memory");
@@ -99,6 +100,12 @@ new_end(int fd, enum side side)
 	sockets++;
 	/* Or short pieces wait for the acknowledgement of those before. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	/* A reset is sent once, and can get lost: who only waits must ask. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	(void)setsockopt(
+	    fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds));
+	(void)setsockopt(
+	    fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds));
 	return e;
 }
 
@@ -562,11 +569,13 @@ load_turn(void)
 void
 load_hold(bool hold)
 {
+	uint64_t wake_at;
+
 	held = hold;
-	now = now_ms();
+	now = wake_at = now_ms();
 	for (struct end *e = all.next; e != &all && !hold; e = e->next) {
 		if (e->wake_at == UINT64_MAX)
-			e->wake_at = now;
+			e->wake_at = wake_at += WAKE_MS;
 		if (e->connection != NULL)
 			e->connection->moved_at = now;
 	}

@@ -24,8 +24,8 @@
 #define HOPELESS 50 /* as many end the test */
 #define REPORT_MS 30000
 #define BRIEF 1000 /* bytes each way of the warm-up's connections */
-/* What the allocator may keep more of than after the warm-up: 60 bytes for each
- * of 2,000 connections that has been. */
+/* What the allocator may keep more of than after the warm-up: much less than a
+ * connection holds, times 2,000. */
 #define MEMORY_SLACK 1024 /* KiB */
 
 static const char *const check_words[CHECKS] = {

@@ -62,7 +62,8 @@ uint16_t load_listen(void);
 /* What clients connect to, on 127.0.0.1. */
 void load_target(uint16_t port);
 
-/* While it is held, a connection stops when it has reached the server. */
+/* While it is held, a connection stops when it has reached the server. Then all
+ * go on, one after the other. */
 void load_hold(bool hold);
 
 /* Handles what has happened; waits 20 ms at most. */
