@@ -62,15 +62,13 @@ consider_control_groups(void)
 	if (group == NULL)
 		return;
 	group += 3;
-	group[strcspn(group, "\n")] = '\0';
-	do {
+	for (end = group + strcspn(group, "\n"); end != NULL;
+	     end = strrchr(group, '/')) {
+		*end = '\0';
 		(void)snprintf(
 		    path, sizeof(path), "/sys/fs/cgroup%s/pids.max", group);
 		consider_file(path, "pids.max");
-		end = strrchr(group, '/');
-		if (end != NULL)
-			*end = '\0';
-	} while (end != NULL);
+	}
 }
 
 unsigned
@@ -79,7 +77,7 @@ capacity_connections(unsigned descriptors, const char **name)
 	struct rlimit files = {INT_MAX, INT_MAX}, threads = files;
 
 	least = INT_MAX;
-	/* Fails only under a filter of system calls. Smaller than setrlimit. */
+	/* Fails only under a filter of system calls. */
 	(void)prlimit(0, RLIMIT_NOFILE, NULL, &files);
 	(void)prlimit(0, RLIMIT_NPROC, NULL, &threads);
 	files.rlim_cur = files.rlim_max;
@@ -87,6 +85,8 @@ capacity_connections(unsigned descriptors, const char **name)
 	consider(files.rlim_cur / descriptors, "RLIMIT_NOFILE");
 	consider(threads.rlim_cur / 2, "RLIMIT_NPROC");
 	consider_file("/proc/sys/kernel/threads-max", "threads-max");
+	consider_file("/proc/sys/kernel/pid_max", "pid_max");
+	consider_file("/proc/sys/vm/max_map_count", "max_map_count");
 	consider_control_groups();
 	*name = least_name;
 	return least > RESERVED ? (unsigned)least - RESERVED : 1;

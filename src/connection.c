@@ -76,7 +76,7 @@ log_connection(const struct connection *c, bool stopped)
 	char client[ADDRESS_TEXT_SIZE];
 	unsigned end = stopped ? END_STOPPED : c->end;
 	bool dialling = stopped && c->relay.upstream == -1;
-	const char *reason = stopped ? NULL : c->reason;
+	const char *reason = stopped || end == RELAY_EOF ? NULL : c->reason;
 
 	address_format(&c->peer, client, sizeof(client));
 	log_line(end == RELAY_EOF ? LEVEL_INFO : LEVEL_WARN,
@@ -97,10 +97,7 @@ end_connection(struct connection *c)
 	c->previous->next = c->next;
 	if (c->relay.upstream != -1) { /* nobody can fail it any more */
 		c->end = (unsigned)c->relay.failure >> 16;
-		c->reason =
-		    c->end == RELAY_EOF
-			? NULL
-			: stream_reason(AF_UNSPEC, c->relay.failure & 0xffff);
+		c->reason = stream_reason(AF_UNSPEC, c->relay.failure & 0xffff);
 	}
 	ended[c->end]++;
 	up += c->relay.up;
@@ -129,6 +126,7 @@ run_connection(void *argument)
 {
 	struct connection *c = argument;
 	bool from_tcp = settings.listens_on_tcp;
+	unsigned user_ms = settings.user_timeout * 1000;
 	int upstream = dial_upstream(c);
 
 	pthread_mutex_lock(&lock);
@@ -136,6 +134,10 @@ run_connection(void *argument)
 	c->moved_at = clock_ms();
 	pthread_mutex_unlock(&lock);
 	if (upstream != -1) {
+		if (settings.user_timeout != 0) {
+			stream_user_timeout(c->relay.client, user_ms);
+			stream_user_timeout(upstream, user_ms);
+		}
 		log_line(LEVEL_DEBUG,
 		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
 		    c->number, c->upstream, c->target);
@@ -211,9 +213,10 @@ connection_start(int fd, const struct address *peer)
 void
 connection_end_idle(uint64_t ms)
 {
-	uint64_t now = clock_ms(), moved;
+	uint64_t now, moved;
 
 	pthread_mutex_lock(&lock);
+	now = clock_ms(); /* no moved_at is later */
 	for (struct connection *c = all.next; c != &all; c = c->next) {
 		moved = c->relay.up + c->relay.down;
 		if (moved != c->moved) {
@@ -255,7 +258,7 @@ connection_report(const char *message, bool is_end)
 		length +=
 		    (size_t)snprintf(words + length, sizeof(words) - length,
 			" %s=%" PRIu64, end_words[i], ended[i]);
-	log_line(LEVEL_INFO,
+	log_line(is_end ? LEVEL_INFO : LEVEL_ANY,
 	    "msg=%s accepted=%" PRIu64 " active=%u%s up=%" PRIu64
 	    " down=%" PRIu64 " longest-ms=%" PRIu64,
 	    message, accepted, active, words, all_up, all_down, now - oldest);

@@ -54,15 +54,12 @@ begin_bulk(struct engine *e)
 static void
 end_bulk(struct engine *e)
 {
-	int saved = errno;
-
 	if (!e->bulk)
 		return;
 	limit_wait(e->from, SO_RCVTIMEO, 0);
 	if (!e->bulk_splice)
 		munmap(e->large, e->large_size);
 	e->bulk = false;
-	errno = saved;
 }
 
 /* Waits until `to` may take more. Returns -1 with errno if `from` fails first:
@@ -157,19 +154,19 @@ copy_run(int from, int to, struct copy_way way, _Atomic uint64_t *moved)
 	    .small = small};
 	bool piped = way.splice && pipe2(e.pipe_fds, O_CLOEXEC) == 0;
 	enum copy_end end;
+	int error;
 
 	e.splice = piped;
 	e.bulk_splice = piped && way.bulk_splice;
 	if (piped) /* a splice that waits doesn't watch `from` */
 		limit_wait(to, SO_SNDTIMEO, 1);
 	end = copy_loop(&e);
+	error = errno;
 	end_bulk(&e);
 	if (piped) {
-		int saved = errno;
-
 		close(e.pipe_fds[0]);
 		close(e.pipe_fds[1]);
-		errno = saved;
 	}
+	errno = error;
 	return end;
 }

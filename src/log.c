@@ -24,7 +24,8 @@ log_open(const char *program, enum log_level threshold)
 void
 log_line(enum log_level level, const char *format, ...)
 {
-	static const char *const names[] = {"error", "warn", "info", "debug"};
+	static const char *const names[] = {
+	    "error", "warn", "info", "debug", "info"};
 	static atomic_uint lost; /* lines */
 	struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
 	char text[1024], note[20] = "";
@@ -34,7 +35,7 @@ log_line(enum log_level level, const char *format, ...)
 	va_list arguments;
 	size_t length;
 
-	if (level > log_threshold)
+	if (level > log_threshold && level != LEVEL_ANY)
 		return;
 	/* That nobody reads is no reason to stop. A pipe that has room has it
 	 * for a line: pipe(7). */
@@ -47,12 +48,11 @@ log_line(enum log_level level, const char *format, ...)
 		(void)snprintf(note, sizeof(note), "lost=%u ", n);
 	(void)clock_gettime(CLOCK_REALTIME, &now); /* can't fail */
 	(void)gmtime_r(&now.tv_sec, &utc);         /* nor this before 2^31 */
-	(void)snprintf(text, sizeof(text),
+	length = (size_t)snprintf(text, sizeof(text),
 	    "ts=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ level=%s prog=%s %s",
 	    utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour,
 	    utc.tm_min, utc.tm_sec, (int)(now.tv_nsec / 1000000), names[level],
 	    log_program, note);
-	length = strlen(text);
 	va_start(arguments, format);
 	(void)vsnprintf(
 	    text + length, sizeof(text) - length, format, arguments);

@@ -3,7 +3,8 @@
  * different threads never mix. Thread-safe after log_open(). While standard
  * error takes nothing, for a second at first, lines are left out. */
 #pragma once
-enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG };
+/* ANY: info that somebody waits for, whatever the threshold is. */
+enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG, LEVEL_ANY };
 
 /* Sets the program's name (kept, not copied) and the least severe level. */
 void log_open(const char *program, enum log_level threshold);

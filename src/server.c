@@ -42,6 +42,13 @@ complain(enum log_level level, const char *reason)
 	log_line(level, "msg=\"cannot accept\" reason=\"%s\"", reason);
 }
 
+_Noreturn static void
+finish(int status)
+{
+	connection_report("stopped", true);
+	exit(status);
+}
+
 /* Accepts nothing for a while, longer each time. */
 static void
 back_off(void)
@@ -67,7 +74,7 @@ handle_accept_error(int error)
 		quiet_until = 0;
 	complain(LEVEL_ERROR, stream_reason(AF_UNSPEC, error));
 	if (fatal)
-		exit(1);
+		finish(1);
 	back_off();
 }
 
@@ -83,19 +90,14 @@ accept_client(void)
 		return;
 	}
 	fd = accept4(listener, &peer.any, &peer.length, SOCK_CLOEXEC);
+	if (fd != -1 && settings.listener_passed) /* it may have come before */
+		stream_prepare(fd, peer.any.sa_family);
 	if (fd == -1)
 		handle_accept_error(errno);
 	else if (connection_start(fd, &peer) != 0)
 		back_off();
 	else
 		back_off_ms = 0;
-}
-
-_Noreturn static void
-finish(void)
-{
-	connection_report("stopped", true);
-	exit(0);
 }
 
 static void
@@ -110,7 +112,7 @@ handle_signal(void)
 		return;
 	}
 	if (listener == -1) /* the second one */
-		finish();
+		finish(0);
 	close(listener); /* first: whoever reads of it finds the port free */
 	listener = -1;
 	log_line(LEVEL_INFO, "msg=stopping active=%u grace=%u",
@@ -130,20 +132,20 @@ serve(void)
 		    {listener, POLLIN, 0}};
 
 		now = clock_ms();
-		wait = idle_ms != 0 ? IDLE_CHECK_MS : INT_MAX;
+		if (idle_ms != 0 && now >= next_check) {
+			connection_end_idle(idle_ms);
+			next_check = now + IDLE_CHECK_MS;
+		}
+		wait = idle_ms != 0 ? next_check - now : INT_MAX;
 		if (listener == -1) {
 			if (connection_count(1) == 0 || now >= deadline)
-				finish();
+				finish(0);
 			if (deadline - now < wait)
 				wait = deadline - now;
 		} else if (now < paused_until) {
 			fds[2].fd = -1;
 			if (paused_until - now < wait)
 				wait = paused_until - now;
-		}
-		if (idle_ms != 0 && now >= next_check) {
-			connection_end_idle(idle_ms);
-			next_check = now + IDLE_CHECK_MS;
 		}
 		if (poll(fds, 3, (int)wait) <= 0)
 			continue;
@@ -228,7 +230,7 @@ server_run(dial_function *dial)
 	/* Two sockets, and pipes: in each copy mode. */
 	static const unsigned descriptors[] = {4, 6, 2};
 	char text[ADDRESS_TEXT_SIZE], upstream[ADDRESS_TEXT_SIZE] = "*:*";
-	const char *limit = "--max-connections";
+	const char *limit;
 
 	open_standard_streams();
 	most = capacity_connections(descriptors[settings.copy], &limit);
@@ -237,7 +239,6 @@ server_run(dial_function *dial)
 		limit = "--max-connections";
 	}
 	stream_vsock_buffer = settings.vsock_buffer;
-	stream_user_timeout = settings.user_timeout * 1000;
 	freed = connection_open(dial, most);
 	if (freed == -1 || open_signals() == -1) {
 		log_line(LEVEL_ERROR, "msg=\"cannot start\" reason=\"%s\"",

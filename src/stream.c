@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include <linux/netfilter_ipv4.h>
-#include <linux/netfilter_ipv6/ip6_tables.h>
 
 #define BACKLOG 4096 /* SOMAXCONN is 128 with musl; the kernel has its own */
 
@@ -33,11 +32,21 @@ set_option(int fd, int level, int option, int value)
 	(void)setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-unsigned stream_vsock_buffer, stream_user_timeout;
+/* Of socket(7); 0: it has none. */
+static int
+get_option(int fd, int option)
+{
+	int value = 0;
+	socklen_t length = sizeof(value);
 
-/* Accepted sockets inherit them. */
-static void
-set_options(int fd, int family)
+	(void)getsockopt(fd, SOL_SOCKET, option, &value, &length);
+	return value;
+}
+
+unsigned stream_vsock_buffer;
+
+void
+stream_prepare(int fd, int family)
 {
 	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 	uint64_t size = stream_vsock_buffer;
@@ -51,8 +60,6 @@ set_options(int fd, int family)
 		set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
 		set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
-		set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
-		    (int)stream_user_timeout);
 	} else if (size != 0) { /* up to a maximum, which anybody may raise */
 		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE,
 		    &size, sizeof(size));
@@ -67,7 +74,7 @@ open_socket(int family)
 	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd != -1)
-		set_options(fd, family);
+		stream_prepare(fd, family);
 	return fd;
 }
 
@@ -92,56 +99,41 @@ stream_listen(const struct address *address)
 int
 stream_adopt(int fd, bool is_vsock)
 {
-	int family = 0, listens = 0;
-	socklen_t length = sizeof(int);
+	int family = get_option(fd, SO_DOMAIN);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) == -1 ||
-	    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) ==
-		-1 ||
-	    !listens ||
+	if (get_option(fd, SO_ACCEPTCONN) != 1 ||
+	    get_option(fd, SO_TYPE) != SOCK_STREAM ||
 	    (is_vsock ? family != AF_VSOCK
 		      : family != AF_INET && family != AF_INET6))
 		return -1;
 	(void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* can't fail */
-	set_options(fd, family);
+	stream_prepare(fd, family);
 	return 0;
-}
-
-/* Makes connect(2) give up after ms milliseconds; 0: never. */
-static int
-limit_connect(int fd, int family, unsigned ms)
-{
-	struct timeval limit = {
-	    .tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000};
-
-	return family == AF_VSOCK
-		   ? setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
-			 &limit, sizeof(limit))
-		   : setsockopt(
-			 fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 }
 
 int
 stream_connect(const struct address *address, unsigned timeout_ms)
 {
-	int family = address->any.sa_family, status;
-	int fd = open_socket(family);
+	bool is_vsock = address->any.sa_family == AF_VSOCK;
+	struct timeval limit = {.tv_sec = timeout_ms / 1000,
+	    .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
+	int fd = open_socket(address->any.sa_family), status;
 
 	if (fd == -1)
 		return -1;
-	if (limit_connect(fd, family, timeout_ms) == -1)
-		goto fail;
-	do { /* EINTR: only after SIGSTOP and SIGCONT, signal(7) */
-		status = connect(fd, &address->any, address->length);
-	} while (status == -1 && errno == EINTR);
-	if (status == -1) {
+	status = setsockopt(fd, is_vsock ? AF_VSOCK : SOL_SOCKET,
+	    is_vsock ? SO_VM_SOCKETS_CONNECT_TIMEOUT : SO_SNDTIMEO, &limit,
+	    sizeof(limit));
+	if (status == 0) {
+		do { /* EINTR: only after SIGSTOP and SIGCONT, signal(7) */
+			status = connect(fd, &address->any, address->length);
+		} while (status == -1 && errno == EINTR);
 		/* What connect(2) says when SO_SNDTIMEO ends it: socket(7). */
-		if (errno == EINPROGRESS || errno == EALREADY)
+		if (status == -1 && (errno == EINPROGRESS || errno == EALREADY))
 			errno = ETIMEDOUT;
-		goto fail;
 	}
-	return fd;
-fail:
+	if (status == 0)
+		return fd;
 	close_keep_errno(fd);
 	return -1;
 }
@@ -193,19 +185,15 @@ stream_original_destination(int fd, struct address *target)
 {
 	char local_text[ADDRESS_TEXT_SIZE], target_text[ADDRESS_TEXT_SIZE];
 	struct address local;
-	int status;
 
 	/* A v4-mapped client was redirected by IPv4's NAT, where SOL_IPV6 has
 	 * ENOENT: stream_local_address() has unmapped it. */
 	if (stream_local_address(fd, &local) == -1)
 		return -1;
 	*target = (struct address){.length = local.length};
-	status = local.any.sa_family == AF_INET
-		     ? getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &target->any,
-			   &target->length)
-		     : getsockopt(fd, SOL_IPV6, IP6T_SO_ORIGINAL_DST,
-			   &target->any, &target->length);
-	if (status == -1)
+	/* IP6T_SO_ORIGINAL_DST is the same number. */
+	if (getsockopt(fd, local.any.sa_family == AF_INET ? SOL_IP : SOL_IPV6,
+		SO_ORIGINAL_DST, &target->any, &target->length) == -1)
 		return -1;
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
@@ -221,11 +209,15 @@ stream_original_destination(int fd, struct address *target)
 int
 stream_error(int fd)
 {
-	int error = 0;
-	socklen_t length = sizeof(error);
+	int error = get_option(fd, SO_ERROR);
 
-	(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
 	return error == EPIPE ? ECONNRESET : error;
+}
+
+void
+stream_user_timeout(int fd, unsigned ms)
+{
+	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)ms);
 }
 
 void
@@ -241,10 +233,8 @@ stream_reset(int fd)
 {
 	static const struct sockaddr disconnect = {.sa_family = AF_UNSPEC};
 	struct pollfd writable = {.fd = fd, .events = POLLOUT};
-	struct address local;
 
-	if (stream_local_address(fd, &local) == 0 &&
-	    local.any.sa_family == AF_VSOCK) {
+	if (get_option(fd, SO_DOMAIN) == AF_VSOCK) {
 		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
 		return;
 	}

@@ -12,18 +12,16 @@
  * Set before the first thread. */
 extern unsigned stream_vsock_buffer;
 
-/* Milliseconds after which TCP sockets made from now on give up on a peer that
- * takes no data, or answers no keepalive (tcp(7), TCP_USER_TIMEOUT); 0: the
- * kernel's default. Set it like the above. */
-extern unsigned stream_user_timeout;
-
 /* Binds and listens on a TCP or vsock address, with the longest backlog.
  * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2). */
 int stream_listen(const struct address *address);
 
 /* Makes a listener of another's its own: sets the options that stream_listen()
- * sets. Returns 0, or -1: it is no listening TCP or vsock socket. */
+ * sets. Returns 0, or -1: it is no listener for TCP, or vsock streams. */
 int stream_adopt(int fd, bool is_vsock);
+
+/* Sets these options again, for a client that may have come before. */
+void stream_prepare(int fd, int family);
 
 /* Connects, for at most timeout_ms milliseconds (> 0), vsock included.
  * Returns the socket, or -1 with errno of socket(2) or connect(2); ETIMEDOUT
@@ -51,6 +49,10 @@ int stream_local_address(int fd, struct address *address);
 /* Takes the error that a socket holds (SO_ERROR, which tells it once). EPIPE,
  * a reset that came after end-of-file, is ECONNRESET. Returns 0 for none. */
 int stream_error(int fd);
+
+/* Makes a TCP connection fail whose peer takes no data, or answers no
+ * keepalive, for so long (tcp(7), TCP_USER_TIMEOUT). Not vsock. */
+void stream_user_timeout(int fd, unsigned ms);
 
 /* Ends both directions at once and wakes every thread that waits on fd. A TCP
  * peer sees a reset, never a clean end; vsock has no reset: a vsock peer reads

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -177,6 +178,10 @@ test_log_level(void **state)
 	assert_int_equal(program_count_log(b.first, " msg=closed "), f->closed);
 	assert_int_equal(strict_count(program_err(b.first), '\n'),
 	    f->listening + f->failed + f->connected + f->closed);
+	/* Who asks gets an answer. */
+	assert_int_equal(kill(b.first->pid, SIGUSR1), 0);
+	program_wait_log(b.first,
+	    " level=info prog=ip-to-vsock msg=counters accepted=4 ", 1);
 }
 
 static void

@@ -16,6 +16,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <linux/vm_sockets.h>
+
 #define RESTARTS 2
 #define WAVE 6
 
@@ -209,6 +211,37 @@ test_passed(void **state)
 }
 
 static void
+test_passed_with_clients(void **state)
+{
+	/* Broken: a client that came before the program, as the first one does
+	 * that a manager starts it for, sees an error as a clean end. */
+	int clients[2];
+	uint16_t port = network_tcp_port();
+	int listener = network_tcp_listen(HOST, "127.0.0.1", port);
+	uint32_t vsock_port = network_vsock_port();
+	int upstream = network_vsock_listen(vsock_port);
+	struct program *p;
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(clients); i++)
+		clients[i] = network_tcp_connect(HOST, "127.0.0.1", port);
+	p = start_passed(&programs[0], listener); /* nobody is there */
+	assert_int_equal(traffic_wait_end(clients[0], NULL), TRAFFIC_RESET);
+	assert_int_equal(traffic_wait_end(clients[1], NULL), TRAFFIC_RESET);
+	assert_int_equal(program_stop(p), 0);
+	clients[0] = network_tcp_connect(HOST, "127.0.0.1", port);
+	p = program_start(&(struct program_options){.side = HOST,
+	    .name = "ip-to-vsock",
+	    .args = ARGS("--grace=0", "-v", harness_text("1:%u", vsock_port)),
+	    .listener = listener,
+	    .listen_fds = "1"});
+	upstream = network_accept(upstream);
+	traffic_echo(clients[0], upstream);
+	assert_int_equal(program_stop(p), 0);
+	assert_int_equal(traffic_wait_end(clients[0], NULL), TRAFFIC_RESET);
+}
+
+static void
 test_passed_and_given(void **state)
 {
 	/* Broken: of two listeners one is ignored silently; or one of several
@@ -258,6 +291,19 @@ expect_not_adopted(const struct client_of_manager *c, int fd)
 		      : "descriptor 3 is no vsock listener");
 }
 
+static int
+listen_for_messages(void)
+{
+	struct sockaddr_vm a = {.svm_family = AF_VSOCK,
+	    .svm_cid = VMADDR_CID_LOCAL,
+	    .svm_port = network_vsock_port()};
+	int fd = socket(AF_VSOCK, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	return fd;
+}
+
 static void
 test_passed_wrong(void **state)
 {
@@ -274,6 +320,7 @@ test_passed_wrong(void **state)
 	expect_not_adopted(tcp, network_vsock_listen(network_vsock_port()));
 	expect_not_adopted(tcp, network_tcp_connect(HOST, "127.0.0.1", port));
 	expect_not_adopted(vsock, socket(AF_VSOCK, SOCK_STREAM, 0));
+	expect_not_adopted(vsock, listen_for_messages());
 	expect_not_adopted(tcp, socket(AF_INET, SOCK_STREAM, 0));
 	expect_not_adopted(tcp, socket(AF_INET6, SOCK_DGRAM, 0));
 	expect_not_adopted(tcp, open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -434,6 +481,7 @@ strict_service_run(void)
 	    TEST_WITH(test_notify, "abstract", name),
 	    TEST(test_notify_failure),
 	    TEST(test_passed),
+	    TEST(test_passed_with_clients),
 	    TEST(test_passed_and_given),
 	    TEST(test_passed_wrong),
 	    TEST(test_passed_nothing),

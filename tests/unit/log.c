@@ -173,6 +173,11 @@ test_levels(void **state)
 			    names[level]);
 			assert_written(expected);
 		}
+		start();
+		log_line(LEVEL_ANY, "msg=x");
+		stop();
+		assert_written("ts=2009-02-13T23:31:30.007Z level=info "
+			       "prog=unit msg=x\n");
 	}
 }
 

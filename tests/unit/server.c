@@ -69,9 +69,10 @@ static struct shared {
 	 * nothing is accepted. */
 	_Atomic int delays[MOST_CALLS];
 	_Atomic size_t delayed;
-	/* The main thread's waits; the longest that one was to take. */
+	/* The main thread's waits; how long the longest was to take, and the
+	 * last. */
 	_Atomic size_t waits;
-	_Atomic int longest_wait;
+	_Atomic int longest_wait, last_wait;
 	_Atomic bool both; /* they last until a signal and a client have come */
 	/* At the first of them: descriptors in use, and those of the standard
 	 * streams that are closed or sockets. */
@@ -87,7 +88,6 @@ static struct shared {
 	int no_delay;
 
 	_Atomic unsigned vsock_buffer; /* before vsock sockets are made */
-	_Atomic unsigned user_timeout; /* at the last dial */
 	bool poses_as_vsock;           /* a vsock listener is one of TCP */
 	struct rlimit first_limit;     /* of descriptors, before server_run() */
 	size_t descriptors_max;        /* the hard limit to ask for; 0: none */
@@ -176,6 +176,7 @@ note_wait(int timeout)
 {
 	struct stat status;
 
+	shared->last_wait = timeout;
 	if (timeout > shared->longest_wait)
 		shared->longest_wait = timeout;
 	if (shared->waits == 0) {
@@ -309,7 +310,6 @@ dial(struct connection *c)
 	}
 	if (!shared->poses_as_vsock)
 		shared->vsock_buffer = stream_vsock_buffer;
-	shared->user_timeout = stream_user_timeout;
 	if (i < shared->dial_errors) {
 		c->reason = "out of luck";
 		return -1;
@@ -586,7 +586,6 @@ test_serves(void **state)
 	assert_true(shared->ignores_sigpipe);
 	assert_true(shared->ignores_sighup);
 	assert_int_not_equal(shared->no_delay, 0);
-	assert_int_equal(shared->user_timeout, 0);
 	assert_int_equal(shared->delayed, 0);
 }
 
@@ -694,6 +693,7 @@ test_accept_fails_for_good(void **state)
 		serve(dial);
 		assert_accept_failed(EMFILE);
 		assert_accept_failed(errors[i]);
+		assert_logs(" level=info prog=unit msg=stopped accepted=0 ");
 		assert_exits(1);
 		assert_int_equal(shared->accepts, 2);
 	}
@@ -965,14 +965,13 @@ test_other_limits(void **state)
 static void
 test_from_vsock(void **state)
 {
-	/* Fails if --vsock-buffer or --tcp-user-timeout don't reach the
-	 * sockets, or if it can't be served from vsock. */
+	/* Fails if --vsock-buffer doesn't reach the sockets, or if it can't be
+	 * served from vsock. */
 	(void)state;
 	for (size_t i = 0; i < LENGTH(modes) * 2; i++) {
 		memset(shared, 0, sizeof(*shared));
 		settings.copy = modes[i / 2];
 		settings.vsock_buffer = 262144 + (unsigned)i;
-		settings.user_timeout = (unsigned)i;
 		settings.listens_on_tcp = i % 2 == 0;
 		settings.listen_vsock = vsock_address(3, 1200);
 		shared->poses_as_vsock = !settings.listens_on_tcp;
@@ -980,7 +979,6 @@ test_from_vsock(void **state)
 		assert_serves(1);
 		stop_server();
 		assert_int_equal(shared->vsock_buffer, 262144 + (unsigned)i);
-		assert_int_equal(shared->user_timeout, 1000 * i);
 	}
 }
 
@@ -1142,6 +1140,24 @@ test_rests(void **state)
 	serve(dial);
 	AWAIT(shared->waits > 0);
 	assert_in_range(shared->longest_wait, 250, 500);
+	stop_server();
+}
+
+static void
+test_idle_looked_for_in_time(void **state)
+{
+	/* Fails if what else happens delays the look for idle connections. */
+	(void)state;
+	settings.idle_timeout = 5;
+	shared->false_clock = true;
+	serve(dial);
+	AWAIT(shared->last_wait == 500);
+	shared->clock_ms += 300;
+	send_signal(SIGUSR1);
+	(void)assert_logs(" msg=counters ");
+	AWAIT(shared->last_wait == 200);
+	shared->clock_ms += 200;
+	AWAIT(shared->last_wait == 500);
 	stop_server();
 }
 
@@ -1540,6 +1556,7 @@ main(void)
 	    TEST(test_dual_stack),
 	    TEST(test_full),
 	    TEST(test_rests),
+	    TEST(test_idle_looked_for_in_time),
 	    TEST(test_idle),
 	    TEST(test_signals),
 	    TEST(test_stops_at_once),
