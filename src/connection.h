@@ -52,8 +52,7 @@ unsigned connection_count(unsigned limit);
  * memory or threads: it is reset, and that is logged. */
 int connection_start(int fd, const struct address *peer);
 
-/* Ends connections on which no byte has moved for so long; to be called often.
- */
+/* Ends connections on which no byte has moved for so long. Call it often. */
 void connection_end_idle(uint64_t ms);
 
 /* Logs what all connections add up to. If the process is going to end now,

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Bytes go through a buffer, or a pipe and splice(2). Little is read at once
  * until a read is full: then there is more to come, and until the flow pauses,
- * more is read at once. An idle connection holds no more than a page of data.
- */
+ * more is read at once. An idle connection holds a page of data at most. */
 #include "copy.h"
 #include "stream.h"
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Carries redirected TCP connections, after their target, to a vsock address.
- */
+/* Carries redirected TCP connections, after their target, to vsock. */
 #include "options.h"
 #include "preamble.h"
 #include "server.h"

@@ -4,6 +4,5 @@
 #include "connection.h"
 
 /* Serves, as the settings say, until a signal ends it: README.md has them.
- * Exits 0 then, and 1, after a log line, if it can't listen or accept for good.
- */
+ * Exits 0 then, and 1, after a log line, if it can't listen, or accept. */
 _Noreturn void server_run(dial_function *dial);

@@ -61,9 +61,7 @@ void stream_reset(int fd);
 
 /* Says that all has been sent and received: from now on close(2) lets the
  * kernel deliver what is queued. Without this it resets a TCP connection, and
- * so does the end of the process, in whatever way: cut-off data must not look
- * complete.
- */
+ * so does any end of the process: cut-off data must not look complete. */
 void stream_complete(int fd);
 
 /* An errno of a socket of this family in words for users. Static text. */
