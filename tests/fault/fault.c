@@ -82,8 +82,6 @@ WRAP(FAULT_GETSOCKOPT, int, getsockopt,
 WRAP(FAULT_PIPE2, int, pipe2, (int fds[2], int flags), (fds, flags))
 WRAP(FAULT_POLL, int, poll, (struct pollfd * fds, nfds_t count, int ms),
     (fds, count, ms))
-WRAP(FAULT_READ, ssize_t, read, (int fd, void *bytes, size_t size),
-    (fd, bytes, size))
 WRAP(FAULT_RECV, ssize_t, recv, (int fd, void *bytes, size_t size, int flags),
     (fd, bytes, CUT(size), flags))
 WRAP(FAULT_SEND, ssize_t, send,
