@@ -222,17 +222,20 @@ RUN = GUEST=$(GUEST) KERNEL=$(KERNEL) tools/run $(O)/tests/loopback \
 # A make of its own, because what it installs may be what this one lacks.
 check:
 	@tools/setup build check
-	@$(MAKE) --no-print-directory check-unit check-integration
+	@$(MAKE) --no-print-directory -j2 -O check-unit
+	@$(MAKE) --no-print-directory check-integration
 
-# EMULATOR: what runs them, if they are for another processor.
-check-unit: $(UNIT_FILES)
-	@for t in $(UNIT_FILES); do $(EMULATOR) $$t || exit 1; done
+# They mostly wait, so -j helps. EMULATOR: what runs them, if they are for
+# another processor.
+check-unit: $(UNIT:%=check-unit-%)
+check-unit-%: $(O)/tests/unit/%
+	@$(EMULATOR) $<
 
 # A leak is an error, too, but for what may belong to threads that still run.
 # The exit status is none that a test expects of a child.
 check-valgrind:
 	@tools/setup build check valgrind
-	@$(MAKE) --no-print-directory check-unit EMULATOR="valgrind -q \
+	@$(MAKE) --no-print-directory -j2 -O check-unit EMULATOR="valgrind -q \
 		--error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
 		--errors-for-leak-kinds=definite"
 
