@@ -146,7 +146,10 @@ begin(enum route route, char *const *extra)
 	for (size_t i = 0; i < 2 && s.programs[i] != NULL; i++) {
 		/* What found out whether it listens has gone by then. */
 		s.threads[i] = program_wait_threads(s.programs[i], 3);
-		s.descriptors[i] = program_wait_descriptors(s.programs[i], 8);
+		s.descriptors[i] = program_wait_descriptors(
+		    s.programs[i], IDLE_DESCRIPTORS + 4);
+		assert_int_equal(s.threads[i], 3);
+		assert_int_equal(s.descriptors[i], IDLE_DESCRIPTORS + 4);
 	}
 	return s;
 }
