@@ -120,7 +120,9 @@ best_median(const struct siege *s)
 static void
 expect_under_twice(unsigned before, unsigned during)
 {
-	if (during >= 2 * before)
+	/* What a sanitizer takes for each thread and call is not the program's.
+	 */
+	if (PATIENCE == 1 && during >= 2 * before)
 		fail_msg("round trip: %u us, idle %u us", during, before);
 }
 
