@@ -392,16 +392,6 @@ finish(void)
 	assert_int_equal(open_descriptors(), copy.descriptors);
 }
 
-/* Waits until a condition holds; fails if that takes too long. */
-#define AWAIT(condition)                                         \
-	do {                                                     \
-		long await_limit = now_ms() + DEADLINE_S * 1000; \
-		while (!(condition)) {                           \
-			assert_true(now_ms() < await_limit);     \
-			pause_ms(1);                             \
-		}                                                \
-	} while (0)
-
 /* Bytes that have come and wait to be read. */
 static size_t
 arrived(int fd)

@@ -56,12 +56,15 @@ pause_ms(long ms)
 		;
 }
 
-/* Waits until something is so. */
-#define AWAIT(condition)                                           \
-	do {                                                       \
-		for (int left = DEADLINE_S * 1000; !(condition);)  \
-			if (pause_ms(1), --left == 0)              \
-				fail_msg("never: %s", #condition); \
+/* Waits until a condition holds; fails if that takes too long. */
+#define AWAIT(condition)                                         \
+	do {                                                     \
+		long await_limit = now_ms() + DEADLINE_S * 1000; \
+		while (!(condition)) {                           \
+			if (now_ms() >= await_limit)             \
+				fail_msg("not: %s", #condition); \
+			pause_ms(1);                             \
+		}                                                \
 	} while (0)
 
 /* Descriptors in use: what leaks shows as a difference. Any thread. */
