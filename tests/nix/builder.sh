@@ -22,7 +22,7 @@ cp -r "$src" source
 chmod -R u+w source
 cd source
 make -j2 $makeFlags
-[ -z "$doCheck" ] || make $makeFlags "$checkTarget"
+[ -z "$doCheck" ] || make -j2 -O $makeFlags "$checkTarget"
 make $makeFlags install
 for folder in $stripAllList; do
 	strip "$out/$folder"/*
