@@ -446,7 +446,12 @@ program_descriptors(const struct program *p)
 unsigned
 program_threads(const struct program *p)
 {
-	return count_entries(p, "task");
+	unsigned count = count_entries(p, "task");
+
+#ifdef __SANITIZE_THREAD__ /* it has one of its own */
+	count--;
+#endif
+	return count;
 }
 
 unsigned
