@@ -48,11 +48,12 @@ log_line(enum log_level level, const char *format, ...)
 		(void)snprintf(note, sizeof(note), "lost=%u ", n);
 	(void)clock_gettime(CLOCK_REALTIME, &now); /* can't fail */
 	(void)gmtime_r(&now.tv_sec, &utc);         /* nor this before 2^31 */
-	length = (size_t)snprintf(text, sizeof(text),
+	(void)snprintf(text, sizeof(text),
 	    "ts=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ level=%s prog=%s %s",
 	    utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour,
 	    utc.tm_min, utc.tm_sec, (int)(now.tv_nsec / 1000000), names[level],
 	    log_program, note);
+	length = strlen(text); /* it may have been cut */
 	va_start(arguments, format);
 	(void)vsnprintf(
 	    text + length, sizeof(text) - length, format, arguments);
