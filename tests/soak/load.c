@@ -528,12 +528,16 @@ look_at_all(void)
 	}
 	for (struct connection *c = slots; c < slots + load.level; c++) {
 		enum side side = c->ends[CLIENT] == NULL;
+		bool is_reset = c->reset_at > c->moved_at;
 
 		if (c->number == 0 || (held && c->established))
 			continue;
-		if (c->reset_at != 0 && now - c->reset_at >= patience_ms)
+		/* What was sent before a reset still has to come through. */
+		if (now - (is_reset ? c->reset_at : c->moved_at) < patience_ms)
+			continue;
+		if (c->reset_at != 0)
 			drop(c, CHECK_RESETS, "was not told", side);
-		else if (now - c->moved_at >= patience_ms)
+		else
 			drop(c, CHECK_STUCK, "is stuck", side);
 	}
 }
