@@ -448,8 +448,9 @@ program_threads(const struct program *p)
 {
 	unsigned count = count_entries(p, "task");
 
-#ifdef __SANITIZE_THREAD__ /* it has one of its own */
-	count--;
+#ifdef __SANITIZE_THREAD__ /* it has one of its own, after the first other */
+	if (count > 1)
+		count--;
 #endif
 	return count;
 }
