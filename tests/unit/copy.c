@@ -241,7 +241,7 @@ __wrap_setsockopt(
     int fd, int level, int option, const void *value, socklen_t length)
 {
 	struct timeval limit = {0};
-	int status;
+	int status, pause_s = calls.pause_s;
 
 	if (!is_copier)
 		return __real_setsockopt(fd, level, option, value, length);
@@ -249,7 +249,7 @@ __wrap_setsockopt(
 		memcpy(&limit, value, sizeof(limit));
 	if (level == SOL_SOCKET && fd == calls.from && option == SO_RCVTIMEO &&
 	    limit.tv_usec == 0) {
-		calls.pause_s = (int)limit.tv_sec;
+		pause_s = (int)limit.tv_sec;
 		calls.pauses += limit.tv_sec != 0;
 		shorten(&limit, calls.pause_ms);
 	} else if (level == SOL_SOCKET && fd == calls.to &&
@@ -258,11 +258,12 @@ __wrap_setsockopt(
 		calls.limits++;
 		shorten(&limit, calls.limit_ms);
 	} else {
-		calls.pause_s = INT_MIN; /* no test expects that */
+		pause_s = INT_MIN; /* no test expects that */
 		calls.limits += INT_MAX;
 	}
 	status = __real_setsockopt(fd, level, option, &limit, length);
-	errno = ENOTTY; /* not what ended the copy */
+	calls.pause_s = pause_s; /* not before it is so: tests wait for it */
+	errno = ENOTTY;          /* not what ended the copy */
 	return status;
 }
 
