@@ -7,6 +7,11 @@
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
+ifneq ($(words $(CURDIR)),1)
+$(error make cannot work in a folder with white space in its path: move \
+	'$(CURDIR)')
+endif
+
 CC = cc
 AR = ar
 READELF = readelf
@@ -213,39 +218,48 @@ GROUP = all
 TESTS =
 GUEST ?=
 KERNEL ?=
-COMMANDS = nft ip busybox curl
-RUN = GUEST=$(GUEST) KERNEL=$(KERNEL) tools/run $(O)/tests/loopback \
-	--cache $(GUEST_CACHE) $(addprefix --add ,$(sort $(PROXY_DIR_HOST) \
-	$(PROXY_DIR_ENCLAVE)) $(shell PATH=$$PATH:/usr/sbin:/sbin; \
-	for c in $(COMMANDS); do command -v $$c; done))
+export GUEST KERNEL
+RUN = tools/run $(O)/tests/loopback --cache $(GUEST_CACHE) \
+	$(addprefix --command ,nft ip busybox curl) \
+	$(addprefix --add ,$(sort $(PROXY_DIR_HOST) $(PROXY_DIR_ENCLAVE)))
 
-# A make of its own, because what it installs may be what this one lacks.
+# What installs is a make of its own, because what it installs may be what this
+# one lacks: each target for users first sees to its needs, all of them.
+MAKE_QUIETLY = $(MAKE) --no-print-directory -s
+
 check:
-	@tools/setup build check
-	@$(MAKE) --no-print-directory -j2 -O check-unit
-	@$(MAKE) --no-print-directory check-integration
+	@tools/setup build check vsock
+	@$(MAKE_QUIETLY) check-unit
+	@$(MAKE_QUIETLY) check-integration
 
-# They mostly wait, so -j helps. EMULATOR: what runs them, if they are for
-# another processor.
-check-unit: $(UNIT:%=check-unit-%)
-check-unit-%: $(O)/tests/unit/%
-	@$(EMULATOR) $<
+check-unit:
+	@tools/setup build check
+	@tools/verdict $(MAKE_QUIETLY) -j2 -O -k unit
+
+check-integration:
+	@tools/setup build check vsock
+	@$(MAKE_QUIETLY) -j2 -O all $(INTEGRATION_FILE) $(FAULT_FILES) \
+		$(O)/tests/loopback
+	@tools/verdict $(RUN) --timeout 1200 $(RUN_SANITIZED) \
+		--add $(INTEGRATION_FILE) --env GROUP=$(GROUP) \
+		--env TESTS="$(TESTS)" --env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
+		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
+		$(abspath $(INTEGRATION_FILE))
 
 # A leak is an error, too, but for what may belong to threads that still run.
 # The exit status is none that a test expects of a child.
 check-valgrind:
 	@tools/setup build check valgrind
-	@$(MAKE) --no-print-directory -j2 -O check-unit EMULATOR="valgrind -q \
+	@tools/verdict $(MAKE_QUIETLY) -j2 -O -k unit EMULATOR="valgrind -q \
 		--error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
 		--errors-for-leak-kinds=definite"
 
-check-integration: $(INTEGRATION_FILE) $(FAULT_FILES) $(O)/tests/loopback all
-	@tools/setup check
-	@$(RUN) --timeout 1200 $(RUN_SANITIZED) --add $(INTEGRATION_FILE) \
-		--env GROUP=$(GROUP) --env TESTS="$(TESTS)" \
-		--env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
-		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
-		$(abspath $(INTEGRATION_FILE))
+# The unit tests, without looking for what they need: for package builders.
+# They mostly wait, so -j helps. EMULATOR: what runs them, if they are for
+# another processor.
+unit: $(UNIT:%=unit-%)
+unit-%: $(O)/tests/unit/%
+	@$(EMULATOR) $<
 
 # Thousands of connections at once, for so long; SEED= repeats a run.
 SOAK = load plan proxy soak
@@ -253,24 +267,22 @@ $(O)/tests/soak/soak: $(SOAK:%=$(O)/tests/soak/%.o)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS)
 
 soak:
-	@tools/setup build
-	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback \
-		$(O)/tests/soak/soak
-	@GUEST=$(GUEST) KERNEL=$(KERNEL) SOAK_SECONDS='$(SECONDS)' \
+	@tools/setup build vsock
+	@$(MAKE_QUIETLY) all $(O)/tests/loopback $(O)/tests/soak/soak
+	@SOAK_SECONDS='$(SECONDS)' \
 		SOAK_MINUTES='$(MINUTES)' SOAK_CONNECTIONS='$(CONNECTIONS)' \
 		SOAK_SEED='$(SEED)' tools/soak $(O) $(PROXY_DIR)
 
 # An enclave in an emulated host.
 check-enclave:
 	@tools/setup build static guest enclave
-	@$(MAKE) --no-print-directory -s O=$(O)/enclave STATIC=1 CC=musl-gcc all
-	@KERNEL=$(KERNEL) tools/check-enclave $(O)/enclave $(GUEST_CACHE)
+	@$(MAKE_QUIETLY) O=$(O)/enclave STATIC=1 CC=musl-gcc all
+	@tools/check-enclave $(O)/enclave $(GUEST_CACHE)
 
 # Each for SECONDS (60). What is found is kept, apart from what the source has.
 fuzz:
 	@tools/setup build fuzz
-	@$(MAKE) --no-print-directory -s CC=clang \
-		SANITIZE=fuzzer,address,undefined fuzz-all
+	@$(MAKE_QUIETLY) CC=clang SANITIZE=fuzzer,address,undefined fuzz-all
 
 fuzz-all: $(FUZZ_FILES)
 	@for t in $(FUZZ); do tools/fuzz $(O)/tests/fuzz/$$t $(or $(SECONDS),60) \
@@ -298,8 +310,8 @@ $(O)/load $(O)/empty: $(O)/%: bench/%.c Makefile
 	$(CC) $(ALL_CFLAGS) -o $@ $< $(ALL_LDFLAGS)
 
 bench bench-smoke:
-	@tools/setup build static bench
-	@$(MAKE) --no-print-directory -s O=$(O)/bench STATIC=1 CC=musl-gcc all \
+	@tools/setup build static bench vsock
+	@$(MAKE_QUIETLY) O=$(O)/bench STATIC=1 CC=musl-gcc all \
 		$(O)/bench/load $(O)/bench/empty $(O)/bench/tests/loopback
 	@$(if $(filter bench-smoke,$@),SMOKE=1) tools/bench $(O)/bench $(GUEST_CACHE)
 
@@ -308,12 +320,12 @@ lint:
 	@tools/lint
 
 demo:
-	@tools/setup build check
-	@$(MAKE) --no-print-directory -s all $(O)/tests/loopback
+	@tools/setup build check vsock
+	@$(MAKE_QUIETLY) all $(O)/tests/loopback
 	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
 
 .PHONY: all bench bench-smoke check check-aarch64 check-enclave \
 	check-integration check-musl check-nix check-reproducible check-unit \
-	check-valgrind clean demo dist fuzz fuzz-all install lint soak uninstall
+	check-valgrind clean demo dist fuzz fuzz-all install lint soak uninstall unit
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

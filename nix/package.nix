@@ -36,7 +36,7 @@ stdenv.mkDerivation {
   enableParallelBuilding = true;
 
   doCheck = true;
-  checkTarget = "check-unit";
+  checkTarget = "unit";
   checkInputs = [ cmocka ];
 
   stripAllList = [ "bin" ];

@@ -24,6 +24,7 @@ struct text {
 
 static struct text *texts;
 static bool open_before[DESCRIPTORS_MAX];
+static unsigned tests;
 
 uint64_t
 harness_now_ms(void)
@@ -136,6 +137,7 @@ int
 harness_setup(void **state)
 {
 	(void)state;
+	tests++;
 	memset(open_before, 0, sizeof(open_before));
 	for_each_descriptor(note);
 	signal(SIGALRM, give_up);
@@ -155,4 +157,10 @@ harness_teardown(void **state)
 	free_texts();
 	alarm(0);
 	return program_faults();
+}
+
+unsigned
+harness_tests(void)
+{
+	return tests;
 }

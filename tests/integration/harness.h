@@ -51,6 +51,9 @@
 int harness_setup(void **state);
 int harness_teardown(void **state);
 
+/* How many tests have begun. */
+unsigned harness_tests(void);
+
 /* Milliseconds of CLOCK_MONOTONIC. Any thread. */
 uint64_t harness_now_ms(void);
 

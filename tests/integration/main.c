@@ -2,10 +2,11 @@
 /*
  * Runs the black-box tests: integration [GROUP]. The group is compat, strict,
  * faults or all (the default; $GROUP is another way to say it). $TESTS is a
- * pattern of test names, with * and ?. program.h tells where the programs are
- * looked for; if nothing is set, in the folder above the tests'.
+ * list of patterns of test names, with * and ?. program.h tells where the
+ * programs are looked for; if nothing is set, in the folder above the tests'.
  *
- * Exit status: 0 if all tests passed, 77 if they can't run on this machine.
+ * Exit status: 0 if all tests passed, 77 if they can't run on this machine, 2
+ * if there is no such group or test.
  */
 #include "harness.h"
 
@@ -34,19 +35,54 @@ find_programs(void)
 	program_set_folder(path);
 }
 
+static const struct {
+	const char *name;
+	int (*run)(void);
+} groups[] = {
+    {"compat", compat_run},
+    {"strict", strict_run},
+    {"faults", faults_run},
+};
+#define GROUPS (sizeof(groups) / sizeof(*groups))
+
+static bool
+is_in(const char *group, size_t i)
+{
+	return strcmp(group, "all") == 0 || strcmp(group, groups[i].name) == 0;
+}
+
+/* Returns the number of failed tests. */
+static int
+run(const char *group)
+{
+	int failed = 0;
+
+	for (size_t i = 0; i < GROUPS; i++)
+		if (is_in(group, i))
+			failed += groups[i].run();
+	return failed;
+}
+
 int
 main(int argc, char *argv[])
 {
 	const char *group = argc > 1 ? argv[1] : getenv("GROUP");
-	const char *pattern = getenv("TESTS");
-	bool all = group == NULL || strcmp(group, "all") == 0;
+	const char *tests = getenv("TESTS");
+	char *patterns = strdup(tests != NULL ? tests : "");
+	char *pattern = strtok(patterns, " ");
+	bool known = false;
 	int failed = 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGPIPE, SIG_IGN);
-	if (!all && strcmp(group, "compat") != 0 &&
-	    strcmp(group, "strict") != 0 && strcmp(group, "faults") != 0) {
-		fprintf(stderr, "no such group: %s\n", group);
+	if (group == NULL)
+		group = "all";
+	for (size_t i = 0; i < GROUPS; i++)
+		known = known || is_in(group, i);
+	if (!known) {
+		fprintf(stderr,
+		    "GROUP='%s' is none of compat, strict, faults, all\n",
+		    group);
 		return 2;
 	}
 	if (!network_has_loopback()) {
@@ -55,13 +91,15 @@ main(int argc, char *argv[])
 	}
 	find_programs();
 	network_open();
-	if (pattern != NULL && *pattern != '\0')
+	do {
 		cmocka_set_test_filter(pattern);
-	if (all || strcmp(group, "compat") == 0)
-		failed += compat_run();
-	if (all || strcmp(group, "strict") == 0)
-		failed += strict_run();
-	if (all || strcmp(group, "faults") == 0)
-		failed += faults_run();
+		failed += run(group);
+	} while (pattern != NULL && (pattern = strtok(NULL, " ")) != NULL);
+	free(patterns);
+	if (harness_tests() == 0) {
+		fprintf(stderr, "TESTS='%s' names no test of GROUP='%s'\n",
+		    tests != NULL ? tests : "", group);
+		return 2;
+	}
 	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -116,7 +116,12 @@ become(const struct program *p, const struct program_options *o,
     const char *path, char *const *argv, char *const *env)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int file = -1;
 
+	/* Now, because prepare() may become a user who can't enter the folder.
+	 */
+	if (strchr(path, '/') != NULL)
+		file = open(path, O_PATH | O_CLOEXEC);
 	if (o->prepare != NULL && !o->prepare(o->argument))
 		_exit(126);
 	/* Should the suite die, no program survives it. */
@@ -130,7 +135,9 @@ become(const struct program *p, const struct program_options *o,
 	dup2(o->stdout_fd != 0 ? o->stdout_fd : p->out, STDOUT_FILENO);
 	dup2(o->stderr_fd != 0 ? o->stderr_fd : p->err, STDERR_FILENO);
 	take_listener(o);
-	execvpe(path, argv, env);
+	if (file != -1)
+		execveat(file, "", argv, env, AT_EMPTY_PATH);
+	execvpe(path, argv, env); /* by name; or a script, which needs a path */
 	dprintf(STDERR_FILENO, "cannot run %s: %s\n", path, strerror(errno));
 	_exit(127);
 }

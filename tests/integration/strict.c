@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -56,6 +57,14 @@ strict_start(enum side side, const char *name, char *const *args)
 	program_wait_log(p, " msg=listening ", 1);
 	strict_guard_log(p);
 	return p;
+}
+
+bool
+strict_drop_privileges(const void *unused)
+{
+	(void)unused;
+	return setgroups(0, NULL) == 0 && setgid(STRANGER) == 0 &&
+	       setuid(STRANGER) == 0;
 }
 
 /* "multi on": glibc reads more than one line for a name. */

@@ -20,6 +20,9 @@
  * and a wake-up from threads. */
 #define IDLE_DESCRIPTORS 6
 
+/* A user that nobody is. */
+#define STRANGER 54321
+
 /* The line at the start. */
 #define LISTENING_KEYS                                            \
 	"ts level prog msg listen upstream copy max-connections " \
@@ -50,6 +53,9 @@ struct bridge strict_bridge(enum route route, char *const *extra);
  * connection: finding out whether it listens on vsock takes one.
  */
 unsigned strict_first(const struct bridge *bridge);
+
+/* For a struct program_options: makes the new process one of STRANGER's. */
+bool strict_drop_privileges(const void *unused);
 
 /* Starts one of the five, and waits until its log says that it listens. */
 struct program *

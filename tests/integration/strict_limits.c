@@ -6,7 +6,6 @@
 #include "strict.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -18,8 +17,6 @@
 #define SOME 100000
 /* What a slow machine may take longer. */
 #define SLACK_MS 2000
-/* A user that nobody is. */
-#define STRANGER 54321
 
 #define TIMED_OUT "Connection timed out|Operation timed out"
 /* The kernel says it once: who asks second learns less. */
@@ -362,9 +359,8 @@ become_stranger(const void *argument)
 {
 	int ends[2];
 
-	(void)argument;
-	return setgroups(0, NULL) == 0 && setgid(STRANGER) == 0 &&
-	       setuid(STRANGER) == 0 && pipe2(ends, O_CLOEXEC) == 0 &&
+	return strict_drop_privileges(argument) &&
+	       pipe2(ends, O_CLOEXEC) == 0 &&
 	       fcntl(ends[0], F_GETPIPE_SZ) < 65536;
 }
 
