@@ -39,6 +39,7 @@ limit_wait(int fd, int option, time_t seconds)
 static void
 begin_bulk(struct engine *e)
 {
+	e->large_size = e->chunk > LARGE ? e->chunk : LARGE;
 	/* EPERM: this user has many pipes; a small one does. */
 	if (e->bulk_splice)
 		(void)fcntl(e->pipe_fds[0], F_SETPIPE_SZ, (int)e->large_size);
@@ -148,7 +149,6 @@ copy_run(int from, int to, struct copy_way way, _Atomic uint64_t *moved)
 	struct engine e = {.from = from,
 	    .to = to,
 	    .chunk = way.chunk != 0 ? way.chunk : LARGE,
-	    .large_size = way.chunk > LARGE ? way.chunk : LARGE,
 	    .moved = moved,
 	    .small = small};
 	bool piped = way.splice && pipe2(e.pipe_fds, O_CLOEXEC) == 0;

@@ -17,12 +17,12 @@ service_notify(const char *state)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd;
 
-	if (length == 0 || length > sizeof(address.sun_path))
+	if (length == 0 || length > sizeof(address.sun_path) ||
+	    (fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) == -1)
 		return;
 	memcpy(address.sun_path, path, length);
 	if (path[0] == '@') /* an abstract name: unix(7) */
 		address.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	/* A manager that doesn't listen is not a reason to end. */
 	(void)sendto(fd, state, strlen(state), 0,
 	    (const struct sockaddr *)&address,
