@@ -811,9 +811,10 @@ free_memory(const char *meminfo)
 	double pages = 0;
 
 	if (read_text(text, sizeof(text), ".", "zoneinfo")) {
-		for (const char *at = text;
-		     (at = strstr(at, " count:")) != NULL; at++)
-			pages += field(at, " count:");
+		const char *at = text;
+
+		while ((at = strstr(at, " count:")) != NULL)
+			pages += field(at++, " count:");
 	}
 	return field(meminfo, "MemFree:") +
 	       pages * (double)sysconf(_SC_PAGESIZE) / 1024;

@@ -62,13 +62,13 @@ consider_control_groups(void)
 	if (group == NULL)
 		return;
 	group += 3;
-	for (end = group + strcspn(group, "\n"); end != NULL;
-	     end = strrchr(group, '/')) {
+	end = group + strcspn(group, "\n");
+	do {
 		*end = '\0';
 		(void)snprintf(
 		    path, sizeof(path), "/sys/fs/cgroup%s/pids.max", group);
 		consider_file(path, "pids.max");
-	}
+	} while ((end = strrchr(group, '/')) != NULL);
 }
 
 unsigned

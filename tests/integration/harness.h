@@ -37,11 +37,12 @@
 #define TEST(function)                   \
 	cmocka_unit_test_setup_teardown( \
 	    function, harness_setup, harness_teardown)
-#define TEST_WITH(function, label, parameter)                        \
-	{                                                            \
-#function "/" label, function, harness_setup,        \
-		    harness_teardown, (void *)(uintptr_t)(parameter) \
-	}
+/* On macros in braces the versions of clang-format differ. */
+/* clang-format off */
+#define TEST_WITH(function, label, parameter)                            \
+	{#function "/" label, function, harness_setup, harness_teardown, \
+	    (void *)(uintptr_t)(parameter)}
+/* clang-format on */
 
 /*
  * Before and after each test. The teardown ends the programs that the test

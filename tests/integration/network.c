@@ -77,6 +77,8 @@ run_tool(enum side side, const char *name, char *const *args)
 void
 network_open(void)
 {
+	const size_t count = sizeof(preparations) / sizeof(*preparations);
+
 	for (int side = 0; side < SIDES; side++) {
 		if (unshare(CLONE_NEWNET) == -1) {
 			perror("cannot make a network namespace");
@@ -85,8 +87,7 @@ network_open(void)
 		namespaces[side] =
 		    open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
 	}
-	for (size_t i = 0; i < sizeof(preparations) / sizeof(*preparations);
-	     i++)
+	for (size_t i = 0; i < count; i++)
 		if (!run_tool(preparations[i].side, "ip", preparations[i].args))
 			exit(EXIT_FAILURE);
 	program_stop_all();

@@ -295,8 +295,7 @@ static bool
 is_first(const struct flag *flag)
 {
 	for (size_t i = 0; i < COUNT(synopses); i++)
-		for (const struct flag *f = synopses[i].flags; f->name != NULL;
-		     f++)
+		for (const struct flag *f = synopses[i].flags; f->name; f++)
 			if (f->kind == flag->kind)
 				return f == flag;
 	return false;

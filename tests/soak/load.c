@@ -329,7 +329,7 @@ send_some(struct end *e)
 	struct connection *c = e->connection;
 	size_t first = sizeof(struct header);
 	uint64_t left = c->plan.length[e->side] - e->sent;
-	uint64_t most = 2 << plan_random(&e->random, 16);
+	uint64_t most = 2U << plan_random(&e->random, 16);
 	ssize_t n;
 
 	/* Not too many pieces, and not past where it stops. */
@@ -384,7 +384,7 @@ receive_some(struct end *e)
 	static char bytes[CHUNK];
 	struct connection *c = e->connection;
 	uint64_t left = c->plan.length[!e->side] - e->received;
-	ssize_t n = recv(e->fd, bytes, 2 << plan_random(&e->random, 16), 0);
+	ssize_t n = recv(e->fd, bytes, 2U << plan_random(&e->random, 16), 0);
 
 	if (n == -1 && errno == EAGAIN)
 		return true;

@@ -33,7 +33,7 @@ random_length(uint64_t *state)
 
 	if (plan_random(state, 32) == 0)
 		bits = 18 + plan_random(state, 3);
-	return plan_random(state, 2 << bits);
+	return plan_random(state, 2U << bits);
 }
 
 void

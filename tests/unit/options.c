@@ -359,56 +359,37 @@ test_words(void **state)
 #define BAD_VALUE(value, option, expected)              \
 	"error: invalid value '" value "' for '" option \
 	"': expected " expected HINT
-#define BAD_IP(value)                                       \
-	{                                                   \
-		ip_table, {"-i", value},                    \
-		    BAD_VALUE(value, "--ip-addr <IP_ADDR>", \
-			IP_EXPECTED "0 to 65535")           \
-	}
-#define BAD_UPSTREAM_IP(value)                              \
-	{                                                   \
-		vsock_table, {"-i", value},                 \
-		    BAD_VALUE(value, "--ip-addr <IP_ADDR>", \
-			IP_EXPECTED "1 to 65535")           \
-	}
-#define BAD_VSOCK(value)                                                    \
-	{                                                                   \
-		vsock_table, {"-v", value},                                 \
-		    BAD_VALUE(                                              \
-			value, "--vsock-addr <VSOCK_ADDR>", VSOCK_EXPECTED) \
-	}
-#define BAD_UPSTREAM_VSOCK(value)                                 \
-	{                                                         \
-		ip_table, {"-v", value},                          \
-		    BAD_VALUE(value, "--vsock-addr <VSOCK_ADDR>", \
-			UPSTREAM_VSOCK_EXPECTED)                  \
-	}
-#define BAD_CID(value)                                                \
-	{                                                             \
-		cid_table, {"-v", value},                             \
-		    BAD_VALUE(value, "--vsock <VSOCK>", CID_EXPECTED) \
-	}
-#define BAD_NUMBER(value)                                                      \
-	{                                                                      \
-		cid_table, {"-v3", "--max-connections", value},                \
-		    BAD_VALUE(value, "--max-connections <N>", NUMBER_EXPECTED) \
-	}
-#define BAD_TIME(option, value)                                          \
-	{                                                                \
-		cid_table, {"-v3", option "=" value},                    \
-		    BAD_VALUE(value, option " <SECONDS>", TIME_EXPECTED) \
-	}
-#define BAD_CHUNK(value)                                                      \
-	{                                                                     \
-		cid_table, {"-v3", "--vsock-chunk", value},                   \
-		    BAD_VALUE(value, "--vsock-chunk <BYTES>", CHUNK_EXPECTED) \
-	}
-#define BAD_BUFFER(value)                                                 \
-	{                                                                 \
-		cid_table, {"-v3", "--vsock-buffer", value},              \
-		    BAD_VALUE(                                            \
-			value, "--vsock-buffer <BYTES>", BUFFER_EXPECTED) \
-	}
+/* On macros in braces the versions of clang-format differ. */
+/* clang-format off */
+#define BAD_IP(value)             \
+	{ip_table, {"-i", value}, \
+	    BAD_VALUE(value, "--ip-addr <IP_ADDR>", IP_EXPECTED "0 to 65535")}
+#define BAD_UPSTREAM_IP(value)       \
+	{vsock_table, {"-i", value}, \
+	    BAD_VALUE(value, "--ip-addr <IP_ADDR>", IP_EXPECTED "1 to 65535")}
+#define BAD_VSOCK(value)             \
+	{vsock_table, {"-v", value}, \
+	    BAD_VALUE(value, "--vsock-addr <VSOCK_ADDR>", VSOCK_EXPECTED)}
+#define BAD_UPSTREAM_VSOCK(value) \
+	{ip_table, {"-v", value}, \
+	    BAD_VALUE(            \
+		value, "--vsock-addr <VSOCK_ADDR>", UPSTREAM_VSOCK_EXPECTED)}
+#define BAD_CID(value)             \
+	{cid_table, {"-v", value}, \
+	    BAD_VALUE(value, "--vsock <VSOCK>", CID_EXPECTED)}
+#define BAD_NUMBER(value)                                \
+	{cid_table, {"-v3", "--max-connections", value}, \
+	    BAD_VALUE(value, "--max-connections <N>", NUMBER_EXPECTED)}
+#define BAD_TIME(option, value)                \
+	{cid_table, {"-v3", option "=" value}, \
+	    BAD_VALUE(value, option " <SECONDS>", TIME_EXPECTED)}
+#define BAD_CHUNK(value)                             \
+	{cid_table, {"-v3", "--vsock-chunk", value}, \
+	    BAD_VALUE(value, "--vsock-chunk <BYTES>", CHUNK_EXPECTED)}
+#define BAD_BUFFER(value)                             \
+	{cid_table, {"-v3", "--vsock-buffer", value}, \
+	    BAD_VALUE(value, "--vsock-buffer <BYTES>", BUFFER_EXPECTED)}
+/* clang-format on */
 
 /* A command line and what is said about it. */
 struct mistake {

@@ -51,7 +51,7 @@ int __wrap_stream_local_cid(uint32_t *cid);
 #define MOST_CALLS 32
 
 /* What the child is to do and has done. */
-static struct shared {
+struct shared {
 	/* errno of the first calls; 0: as ever */
 	int accept_errors[MOST_CALLS];
 	int create_errors[MOST_CALLS];
@@ -95,7 +95,8 @@ static struct shared {
 	unsigned needed;               /* descriptors for a connection */
 	int listen_error;              /* of stream_listen() */
 	uint32_t local_cid;            /* 0: none is known */
-} * shared;
+};
+static struct shared *shared;
 
 /* Whether this is the child, whose calls are wrapped. */
 static bool is_server;
