@@ -309,6 +309,11 @@ check-nix:
 	@tools/setup build check lint static nix
 	@tools/check-nix $(O)/nix
 
+# Fresh machines, in mount namespaces. ALL=1 takes hours.
+check-fresh:
+	@tools/setup fresh
+	@tools/check-fresh $(O)/fresh
+
 # Benchmark. The programs are static, as in an enclave.
 $(O)/load $(O)/empty: $(O)/%: bench/%.c Makefile
 	@mkdir -p $(@D)
@@ -321,7 +326,7 @@ bench bench-smoke:
 	@$(if $(filter bench-smoke,$@),SMOKE=1) tools/bench $(O)/bench $(GUEST_CACHE)
 
 lint:
-	@tools/setup lint
+	@tools/setup build lint
 	@tools/lint
 
 demo:
@@ -329,7 +334,7 @@ demo:
 	@$(MAKE_QUIETLY) all $(O)/tests/loopback
 	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
 
-.PHONY: all bench bench-smoke check check-aarch64 check-enclave \
+.PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
 	check-integration check-musl check-nix check-reproducible check-unit \
 	check-valgrind clean demo dist fuzz fuzz-all install lint soak uninstall unit
 
