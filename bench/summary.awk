@@ -260,6 +260,7 @@ END {
 	write_csv()
 	if (n_rows["echo"])
 		write_plot()
+	fflush() # or errors come in the middle of the table
 	for (i = 1; i <= n_bad; i++)
 		print "bench: not positive: " bad[i] >"/dev/stderr"
 	for (i = 1; check && i <= n_groups; i++) {
