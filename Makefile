@@ -226,7 +226,8 @@ KERNEL ?=
 export GUEST KERNEL
 RUN = tools/run $(O)/tests/loopback --cache $(GUEST_CACHE) \
 	$(addprefix --command ,nft ip busybox curl) \
-	$(addprefix --add ,$(sort $(PROXY_DIR_HOST) $(PROXY_DIR_ENCLAVE)))
+	$(addprefix --add ,$(patsubst $(abspath $(O)),$(PROGRAM_FILES), \
+	$(sort $(PROXY_DIR_HOST) $(PROXY_DIR_ENCLAVE))))
 
 # What installs is a make of its own, because what it installs may be what this
 # one lacks: each target for users first sees to its needs, all of them.
@@ -246,7 +247,8 @@ check-integration:
 	@$(MAKE_QUIETLY) -j2 -O all $(INTEGRATION_FILE) $(FAULT_FILES) \
 		$(O)/tests/loopback
 	@tools/verdict $(RUN) --timeout 1200 $(RUN_SANITIZED) \
-		--add $(INTEGRATION_FILE) --env GROUP=$(GROUP) \
+		$(addprefix --add ,$(INTEGRATION_FILE) $(FAULT_FILES)) \
+		--env GROUP=$(GROUP) \
 		--env TESTS="$(TESTS)" --env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
 		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
 		$(abspath $(INTEGRATION_FILE))
