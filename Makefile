@@ -286,6 +286,12 @@ check-enclave:
 	@$(MAKE_QUIETLY) O=$(O)/enclave STATIC=1 CC=musl-gcc all
 	@tools/check-enclave $(O)/enclave $(GUEST_CACHE)
 
+# Under the service manager of Debian's package. FLAGS= are the programs'.
+check-supervisor:
+	@tools/setup build check vsock supervisor
+	@$(MAKE_QUIETLY) all $(O)/tests/loopback
+	@FLAGS='$(FLAGS)' tools/check-supervisor $(O) $(GUEST_CACHE)
+
 # Each for SECONDS (60). What is found is kept, apart from what the source has.
 fuzz:
 	@tools/setup build fuzz
@@ -338,6 +344,7 @@ demo:
 
 .PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
 	check-integration check-musl check-nix check-reproducible check-unit \
-	check-valgrind clean demo dist fuzz fuzz-all install lint soak uninstall unit
+	check-supervisor check-valgrind clean demo dist fuzz fuzz-all install lint \
+	soak uninstall unit
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -14,7 +14,7 @@
 
 struct settings settings = {.connect_timeout = 10,
     .preamble_timeout = 10,
-    .grace = 10,
+    .grace = 8, /* supervisord kills after 10 */
     .log_level = LEVEL_INFO,
     .copy = COPY_AUTO,
     .vsock_chunk = 32768};
@@ -32,7 +32,7 @@ static const struct option common_table[] = {
 	"kernel does [default: 0]",
 	OPTION_TIME, &settings.user_timeout},
     {0, "grace", "SECONDS",
-	"let connections finish for so long after SIGTERM [default: 10]",
+	"let connections finish for so long after SIGTERM [default: 8]",
 	OPTION_TIME, &settings.grace},
     {0, "max-connections", "N",
 	"serve at most so many at once, others wait "

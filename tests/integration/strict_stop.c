@@ -87,7 +87,7 @@ test_drain(void **state)
 
 	bridge_pair(&b, &client, &upstream);
 	traffic_echo(client, upstream);
-	begin_stop(b.first, row->signal, 1, 10);
+	begin_stop(b.first, row->signal, 1, 8);
 	next.first = next.last = bridge_start_again(&b);
 	program_wait_log(next.first, " msg=listening ", 1);
 	bridge_expect_service(&next);
@@ -198,7 +198,7 @@ test_stop_while_dialling(void **state)
 	    strict_black_hole(ENCLAVE, "127.0.0.1", b.upstream_port, &filler);
 	client = bridge_connect(&b);
 	assert_false(traffic_readable(client, 200));
-	begin_stop(b.first, SIGTERM, 1, 10);
+	begin_stop(b.first, SIGTERM, 1, 8);
 	close(network_accept(b.listener));
 	close(filler);
 	upstream = network_accept(b.listener);
@@ -236,7 +236,7 @@ test_stop_before_preamble(void **state)
 	/* Both were accepted when a third one gets through. */
 	bridge_expect_service(&b);
 	program_wait_connection(b.first, 4);
-	begin_stop(b.first, SIGTERM, 2, 10);
+	begin_stop(b.first, SIGTERM, 2, 8);
 	traffic_send(
 	    late, bytes, bridge_preamble(TARGET_IPV4, b.upstream_port, bytes));
 	upstream = bridge_accept(&b);
@@ -259,7 +259,7 @@ test_stop_while_full(void **state)
 	bridge_pair(&b, &client, &upstream);
 	late = bridge_connect(&b);
 	program_wait_log(b.first, " msg=\"cannot accept\" ", 1);
-	begin_stop(b.first, SIGTERM, 1, 10);
+	begin_stop(b.first, SIGTERM, 1, 8);
 	traffic_expect_end(late);
 	assert_false(network_pending(b.listener));
 	traffic_echo(client, upstream);

@@ -547,7 +547,7 @@ test_help(void **state)
 			find(line, "[default: 10]");
 		if (f->kind == TIME)
 			find(line, strcmp(f->name, "grace") == 0
-				       ? "[default: 10]"
+				       ? "[default: 8]"
 				       : "[default: 0]");
 		if (f->kind == CHUNK)
 			find(line, "[default: 32768]");

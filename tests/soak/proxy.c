@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define START_MS 20000
-/* At rest there is nothing to wait for: less than the --grace of 10 s. */
+/* At rest there is nothing to wait for: less than the --grace. */
 #define STOP_MS 8000
 #define LOG_SIZE (1 << 20) /* of the pipe */
 
@@ -135,7 +135,7 @@ proxy_start(struct proxy *p, const char *folder, const char *name,
 		/* Where thousands connect on a slow machine, 10 s are little.
 		 */
 		execl(path, name, flag, listen, other_flag, upstream,
-		    "--connect-timeout", "600", NULL);
+		    "--connect-timeout", "600", "--grace", "10", NULL);
 		_exit(127);
 	}
 	close(log[1]);

@@ -266,7 +266,7 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.vsock_buffer, 0);
 	assert_int_equal(parsed->settings.listen_vsock.length, 0);
 	assert_int_equal(parsed->settings.preamble_timeout, 10);
-	assert_int_equal(parsed->settings.grace, 10);
+	assert_int_equal(parsed->settings.grace, 8);
 	assert_int_equal(parsed->settings.idle_timeout, 0);
 	assert_int_equal(parsed->settings.user_timeout, 0);
 	assert_false(parsed->settings.listener_passed);
@@ -303,7 +303,7 @@ test_times(void **state)
 	    "--grace", "--idle-timeout", "--tcp-user-timeout"};
 	static char *const texts[] = {"0", "7", "1000000"};
 	static const unsigned numbers[] = {0, 7, 1000000};
-	static const unsigned defaults[] = {10, 0, 0};
+	static const unsigned defaults[] = {8, 0, 0};
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(names) * LENGTH(texts); i++) {
