@@ -146,8 +146,8 @@ WRAPS_connection = clock_gettime free log_line malloc pthread_create \
 	relay_run stream_connect stream_original_destination
 WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
 	setsockopt splice
-WRAPS_log = clock_gettime write
-WRAPS_preamble = poll recv send
+WRAPS_log = clock_gettime poll write
+WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = connect poll pthread_create recv send setsockopt shutdown \
 	splice
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd malloc poll \

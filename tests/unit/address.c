@@ -471,7 +471,7 @@ test_unmap(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_number_taken),
 	    cmocka_unit_test(test_number_refused),
 	    cmocka_unit_test(test_vsock_taken),
@@ -487,6 +487,6 @@ main(void)
 	    cmocka_unit_test(test_unmap),
 	};
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	return cmocka_run_group_tests_name("address", tests, NULL, NULL);
 }

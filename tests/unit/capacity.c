@@ -298,7 +298,7 @@ test_unreadable(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_least_counts),
 	    cmocka_unit_test(test_soft_limit),
 	    cmocka_unit_test(test_never_none),
@@ -307,6 +307,6 @@ main(void)
 	    cmocka_unit_test(test_unreadable),
 	};
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	return cmocka_run_group_tests_name("capacity", tests, NULL, NULL);
 }

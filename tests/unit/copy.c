@@ -7,7 +7,6 @@
 #include "support.h"
 
 #include <limits.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -1213,25 +1212,6 @@ test_not_connected(void **state)
 	}
 }
 
-/* Fills a connection; returns with how many bytes. */
-static size_t
-fill(int fd)
-{
-	static const char zeros[65536];
-	size_t count = 0;
-	ssize_t n;
-
-	/* The first time, the other end may still be about to take more. */
-	for (int i = 0; i < 2; i++) {
-		while ((n = send(fd, zeros, sizeof(zeros),
-			    MSG_NOSIGNAL | MSG_DONTWAIT)) > 0)
-			count += (size_t)n;
-		assert_int_equal(errno, EAGAIN);
-		pause_ms(50);
-	}
-	return count;
-}
-
 /* A copy that waits until its target takes more. */
 static struct {
 	size_t before; /* bytes that it has moved */
@@ -1239,6 +1219,7 @@ static struct {
 	struct noise noise;
 	size_t size;
 	size_t polls; /* that it has made until then */
+	long since;   /* now_ms() of then */
 } stuck;
 
 /* Starts a copy in this way, gives it bulk or a message to deliver, and no
@@ -1262,7 +1243,7 @@ start_full(size_t way, bool bulk, int limit_ms)
 		stuck.before = 5;
 		stuck.size = 1000;
 	}
-	stuck.filled = fill(copy.to.ours);
+	stuck.filled = fill_connection(copy.to.ours, copy.to.ours);
 	stuck.noise = noise;
 	noise_fill(&noise, bytes, stuck.size);
 	assert_int_equal(write_all(copy.from.peer, bytes, stuck.size), 0);
@@ -1276,6 +1257,7 @@ start_stuck(size_t i)
 {
 	start_full(i / 2, i % 2 == 0, 20);
 	AWAIT(calls.waiting == 1 && arrived(copy.from.ours) == 0);
+	stuck.since = now_ms();
 	stuck.polls = calls.poll.count;
 }
 
@@ -1293,16 +1275,19 @@ read_stuck(void)
 	read_noise(&stuck.noise, stuck.size);
 }
 
-/* Nothing happens for a while: no more than a few polls. */
+/* Nothing happens for a while: after the first, one poll or two a second, and
+ * then one attempt. */
 static void
 assert_no_spin(void)
 {
 	size_t calls_of_io = calls.send.count + calls.splice_out.count;
+	long seconds;
 
 	pause_ms(100);
-	assert_in_range(calls.poll.count - stuck.polls, 0, 3);
-	assert_in_range(
-	    calls.send.count + calls.splice_out.count - calls_of_io, 0, 2);
+	calls_of_io = calls.send.count + calls.splice_out.count - calls_of_io;
+	seconds = (now_ms() - stuck.since) / 1000;
+	assert_in_range(calls.poll.count - stuck.polls, 0, 3 + 2 * seconds);
+	assert_in_range(calls_of_io, 0, 2 + seconds);
 	assert_false(job_has_ended(&copy.job));
 }
 
@@ -1359,15 +1344,18 @@ test_reset_while_splicing(void **state)
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
 		size_t before;
+		long seconds; /* each may see another attempt */
 
 		start_full(cases[i].way, cases[i].bulk, 0);
 		AWAIT(calls.splicing == 1);
+		seconds = -now_ms();
 		before = calls.splice_out.count;
 		reset_peer(&copy.from);
+		seconds = (seconds + now_ms()) / 1000;
 		assert_ended(COPY_READ_FAILED, ECONNRESET);
 		assert_int_equal(copy.moved, stuck.before);
-		assert_int_equal(calls.splice_out.count, before);
-		assert_int_equal(calls.poll.count, 1);
+		assert_in_range(calls.splice_out.count - before, 0, seconds);
+		assert_in_range(calls.poll.count, 1, 1 + seconds);
 		finish();
 	}
 }
@@ -1441,23 +1429,13 @@ test_silent_end_while_waiting(void **state)
 	 * tells nothing, and only a write says EPIPE. */
 	(void)state;
 	for (size_t i = 0; i < LENGTH(ways); i++) {
-		bool ended;
-		long limit;
-
 		prepare(i);
 		calls.blind = true;
 		writer(false)->script[0] = FAIL(EAGAIN);
 		writer(false)->then = FAIL(EPIPE);
 		assert_int_equal(write_all(copy.from.peer, "hello", 5), 0);
 		start();
-		limit = now_ms() + 5000;
-		while (!job_has_ended(&copy.job) && now_ms() < limit)
-			pause_ms(1);
-		ended = job_has_ended(&copy.job);
-		if (!ended)
-			reset_peer(&copy.from);
 		end();
-		assert_true(ended);
 		assert_int_equal(copy.end, COPY_WRITE_FAILED);
 		assert_int_equal(copy.error, EPIPE);
 		finish();
@@ -1467,7 +1445,7 @@ test_silent_end_while_waiting(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_intact),
 	    cmocka_unit_test(test_ways),
 	    cmocka_unit_test(test_chunks),
@@ -1500,7 +1478,7 @@ main(void)
 	    cmocka_unit_test(test_silent_end_while_waiting),
 	};
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	(void)signal(SIGPIPE, SIG_IGN);
 	return cmocka_run_group_tests_name("copy", tests, NULL, NULL);
 }

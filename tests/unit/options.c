@@ -88,7 +88,7 @@ be_child(const struct option *table, char *args[], int out, int err)
 {
 	int count = 0;
 
-	alarm(LAST_RESORT_S);
+	alarm(TEST_LIMIT_S);
 	(void)dup2(err, STDERR_FILENO);
 	if (unbuffered)
 		(void)setvbuf(stdout, NULL, _IONBF, 0);
@@ -833,7 +833,7 @@ test_output_fails(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    TEST(test_forms),
 	    TEST(test_other_direction),
 	    TEST(test_cid),
@@ -857,7 +857,7 @@ main(void)
 	    TEST(test_output_fails),
 	};
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	parsed = mmap(NULL, sizeof(*parsed), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (parsed == MAP_FAILED)

@@ -7,7 +7,6 @@
 #include "support.h"
 
 #include <limits.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 
 #ifndef STACK_SIZE
@@ -52,6 +51,8 @@ static struct {
 static _Atomic int reads_left;
 /* Threads inside of calls that wait on a descriptor, but for poll(2). */
 static _Atomic int waiting[256];
+/* Threads in poll(2) that wait for room in a descriptor. */
+static _Atomic int without_room[256];
 /* Threads in poll(2) that watch for a reset after an end; all calls of it. */
 static _Atomic int watching;
 static _Atomic size_t polls;
@@ -141,6 +142,7 @@ int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
 	bool watches = count == 1 && fds->events == 0 && timeout == 1000;
+	bool lacks_room = timeout == 1000 && fds->events == POLLOUT;
 	int status;
 
 	if (timeout <= 1000) /* those of the test wait for longer */
@@ -156,7 +158,12 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 		watching--;
 		return status;
 	}
-	return __real_poll(fds, count, timeout);
+	if (!lacks_room)
+		return __real_poll(fds, count, timeout);
+	without_room[fds->fd]++;
+	status = __real_poll(fds, count, timeout);
+	without_room[fds->fd]--;
+	return status;
 }
 
 static _Thread_local bool is_relay;
@@ -774,10 +781,20 @@ assert_ends_gone(const struct side *side)
 	assert_true(relay_error() == ECONNRESET || relay_error() == EPIPE);
 }
 
+/* Sends from a side that is read until what is written to the other one has to
+ * wait there, for as long as that one doesn't read. */
+static void
+fill_from(const struct pair *from, const struct pair *to)
+{
+	(void)fill_connection(from->peer, to->ours);
+	AWAIT(without_room[to->ours] == 1);
+}
+
 static void
 check_no_spin(const struct side *side)
 {
 	size_t before;
+	long seconds;
 
 	start();
 	half_close(side->pair->peer);
@@ -788,10 +805,13 @@ check_no_spin(const struct side *side)
 	assert_int_equal(polls, before);
 	assert_passes(side->opposite->peer, side->pair->peer, "answer");
 	/* And while the other direction waits for room. */
-	fill_connection(side->opposite->peer);
+	fill_from(side->opposite, side->pair);
+	seconds = -now_ms();
 	before = polls;
 	pause_ms(50);
-	assert_in_range(polls - before, 0, 4);
+	before = polls - before;
+	seconds = (seconds + now_ms()) / 1000;
+	assert_in_range(before, 0, 4 + 2 * seconds);
 	assert_int_equal(watching, 1);
 	reset_peer(side->pair);
 	assert_ends_gone(side);
@@ -860,7 +880,7 @@ check_blocked_writer(const struct side *side)
 {
 	start();
 	/* Now the proxy waits to write to the opposite, which doesn't read. */
-	fill_connection(side->pair->peer);
+	fill_from(side->pair, side->opposite);
 	reset_peer(side->pair);
 	assert_ends_gone(side);
 	assert_reset(side->opposite->peer);
@@ -870,7 +890,7 @@ static void
 check_blocked_target(const struct side *side)
 {
 	start();
-	fill_connection(side->opposite->peer);
+	fill_from(side->opposite, side->pair);
 	reset_peer(side->pair);
 	assert_ends_gone(side);
 	assert_reset(side->opposite->peer);
@@ -880,8 +900,8 @@ static void
 check_both_blocked(const struct side *side)
 {
 	start();
-	fill_connection(side->opposite->peer);
-	fill_connection(side->pair->peer);
+	fill_from(side->opposite, side->pair);
+	fill_from(side->pair, side->opposite);
 	reset_peer(side->pair);
 	assert_ends_gone(side);
 	assert_reset(side->opposite->peer);
@@ -894,7 +914,7 @@ check_blocked_after_request(const struct side *side)
 	assert_passes(side->pair->peer, side->opposite->peer, "request");
 	half_close(side->pair->peer);
 	assert_end(side->opposite->peer);
-	fill_connection(side->opposite->peer);
+	fill_from(side->opposite, side->pair);
 	reset_peer(side->pair);
 	assert_ends_gone(side);
 	/* It has read an end, and now can't write. */
@@ -929,7 +949,7 @@ check_blocked_writer_busy(const struct side *side)
 	faults.busy_while_waiting = true;
 	faults.blind = true;
 	start();
-	fill_connection(side->pair->peer);
+	fill_from(side->pair, side->opposite);
 	reset_peer(side->pair);
 	assert_true(wait_for(side->pair->ours, 0));
 	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
@@ -1153,7 +1173,7 @@ static void
 check_fail_blocked(const struct side *side)
 {
 	start();
-	fill_connection(side->pair->peer);
+	fill_from(side->pair, side->opposite);
 	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
 	assert_reset(side->opposite->peer);
 	assert_reset(side->pair->peer);
@@ -1229,7 +1249,7 @@ test_counts_at_once(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_half_close),
 	    cmocka_unit_test(test_nothing_said),
 	    cmocka_unit_test(test_both_ways_at_once),
@@ -1258,7 +1278,7 @@ main(void)
 	    cmocka_unit_test(test_counts_at_once),
 	};
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	(void)signal(SIGPIPE, SIG_IGN);
 	return cmocka_run_group_tests_name("relay", tests, NULL, NULL);
 }

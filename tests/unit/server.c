@@ -14,7 +14,6 @@
 
 #include <limits.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -335,7 +334,7 @@ be_server(dial_function *function, int log)
 {
 	struct rlimit limit;
 
-	alarm(LAST_RESORT_S);
+	alarm(TEST_LIMIT_S);
 	(void)dup2(log, STDERR_FILENO);
 	(void)signal(SIGPIPE, SIG_DFL);
 	if (passed != -1)
@@ -1535,7 +1534,7 @@ test_cannot_start(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    TEST(test_serves),
 	    TEST(test_nothing_leaks),
 	    TEST(test_quiet),
@@ -1573,7 +1572,7 @@ main(void)
 	    TEST(test_cannot_start),
 	};
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	(void)signal(SIGPIPE, SIG_IGN);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -218,7 +218,7 @@ test_listeners(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {
+	struct CMUnitTest tests[] = {
 	    TEST(test_path),
 	    TEST(test_abstract_name),
 	    TEST(test_nobody_to_tell),
@@ -227,7 +227,7 @@ main(void)
 	};
 	int failed;
 
-	alarm(LAST_RESORT_S);
+	limit_tests(tests, LENGTH(tests));
 	if (mkdtemp(folder) == NULL)
 		return 1;
 	failed = cmocka_run_group_tests_name("service", tests, NULL, NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the unit tests share: TCP connections over loopback, threads that end
  * in time, random bytes. What asserts belongs to the main thread; the rest
- * says so. Nothing here waits for longer than DEADLINE_S. */
+ * says so. Nothing here waits for longer than DEADLINE_S, and no test runs for
+ * longer than TEST_LIMIT_S. */
 #ifndef SUPPORT_H
 #define SUPPORT_H
 
@@ -21,6 +22,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,12 +31,80 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+#include <execinfo.h>
+#endif
+
 #define LENGTH(array) (sizeof(array) / sizeof(*(array)))
 
 /* Far more than anything takes, also in an emulator or under valgrind. */
 #define DEADLINE_S 30
-/* For alarm(2): ends a test program that hangs nevertheless. */
-#define LAST_RESORT_S 300
+/* For one test, whatever it waits for. */
+#define TEST_LIMIT_S 120
+/* Of a test program. */
+#define TESTS_MAX 64
+
+/* All tests, and the one that runs. */
+static struct CMUnitTest limited_tests[TESTS_MAX];
+static const struct CMUnitTest *running_test;
+static pthread_t main_thread;
+
+/* Where this thread is: addresses for addr2line(1). */
+static inline void
+print_frames(void)
+{
+#ifdef __GLIBC__
+	void *frames[32];
+
+	backtrace_symbols_fd(frames, backtrace(frames, 32), STDERR_FILENO);
+#endif
+}
+
+/* Ends the program when a test hangs, and says which one, and where. */
+static inline void
+give_up(int number)
+{
+	static const char failed[] = "[  FAILED  ] ",
+			  hangs[] = ": it hangs, and the others don't run\n";
+	const char *name = running_test->name;
+
+	if (!pthread_equal(pthread_self(), main_thread)) {
+		(void)pthread_kill(main_thread, number);
+		return;
+	}
+	if (write(STDERR_FILENO, failed, sizeof(failed) - 1) > 0 &&
+	    write(STDERR_FILENO, name, strlen(name)) > 0)
+		(void)!write(STDERR_FILENO, hangs, sizeof(hangs) - 1);
+	print_frames();
+	_exit(1);
+}
+
+static inline void
+run_limited(void **state)
+{
+	running_test = *state;
+	*state = NULL;
+	alarm(TEST_LIMIT_S);
+	running_test->test_func(state);
+}
+
+/* Gives each of the tests that many seconds. They have no state of their own.
+ */
+static inline void
+limit_tests(struct CMUnitTest *tests, size_t count)
+{
+	assert_in_range(count, 1, TESTS_MAX);
+	main_thread = pthread_self();
+#ifdef __GLIBC__
+	(void)backtrace(&(void *){NULL}, 1); /* the first time, it allocates */
+#endif
+	(void)signal(SIGALRM, give_up);
+	for (size_t i = 0; i < count; i++) {
+		limited_tests[i] = tests[i];
+		tests[i].test_func = run_limited;
+		tests[i].initial_state = &limited_tests[i];
+	}
+}
 
 /* Milliseconds of CLOCK_MONOTONIC. Any thread. */
 static inline long
@@ -295,19 +365,64 @@ assert_passes(int from, int to, const char *text)
 	assert_string_equal(read, text);
 }
 
-/* Fills a connection until its writer has had to wait for a while. */
-static inline void
-fill_connection(int fd)
+/* How many bytes wait in a socket because its peer's window is used up, and
+ * none are on their way; else 0. From /proc, because an emulator of single
+ * programs knows no TCP_INFO. */
+static inline unsigned
+held_back(int fd)
+{
+	struct sockaddr_in own, peer;
+	socklen_t length = sizeof(own);
+	unsigned queued = 0, timer = 0;
+	FILE *table = fopen("/proc/net/tcp", "re");
+	char wanted[64], line[256];
+	const char *found;
+
+	assert_non_null(table);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&own, &length), 0);
+	assert_int_equal(getpeername(fd, (struct sockaddr *)&peer, &length), 0);
+	(void)snprintf(wanted, sizeof(wanted), " %08X:%04X %08X:%04X ",
+	    own.sin_addr.s_addr, ntohs(own.sin_port), peer.sin_addr.s_addr,
+	    ntohs(peer.sin_port));
+	while (fgets(line, sizeof(line), table) != NULL) {
+		if ((found = strstr(line, wanted)) != NULL)
+			(void)sscanf(found + strlen(wanted),
+			    "%*x %x:%*x %x:", &queued, &timer);
+	}
+	fclose(table);
+	return timer == 4 ? queued : 0; /* 4: probes the window, proc(5) */
+}
+
+/* Sends until a socket takes nothing more before its peer reads: the same one,
+ * or one that is written to by who reads what is sent here. Returns how many
+ * bytes were sent. */
+static inline size_t
+fill_connection(int from, int to)
 {
 	static const char zeros[65536];
-	const struct timeval brief = {.tv_usec = 100000};
+	const int least = 1; /* the kernel takes a little more */
+	long limit = now_ms() + DEADLINE_S * 1000;
+	size_t count = 0;
+	ssize_t n;
 
-	assert_int_equal(
-	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &brief, sizeof(brief)), 0);
-	while (send(fd, zeros, sizeof(zeros), MSG_NOSIGNAL) > 0)
-		;
-	assert_int_equal(errno, EAGAIN);
-	limit_time(fd);
+	for (bool full = false;; pause_ms(1)) {
+		while ((n = send(from, zeros, sizeof(zeros),
+			    MSG_NOSIGNAL | MSG_DONTWAIT)) > 0)
+			count += (size_t)n;
+		assert_int_equal(errno, EAGAIN);
+		if (full)
+			return count;
+		if (now_ms() >= limit)
+			fail_msg("%d still takes more", to);
+		if (held_back(to) < 2 * sizeof(zeros))
+			continue;
+		/* A timer makes use of what is left of the window, up to a
+		 * segment: that makes no room then. */
+		full = true;
+		assert_int_equal(setsockopt(to, SOL_SOCKET, SO_SNDBUF, &least,
+				     sizeof(least)),
+		    0);
+	}
 }
 
 /* Waits for these events of poll(2), or an error; false: nothing came. Any
