@@ -22,6 +22,7 @@ stdenv.mkDerivation {
       ../VERSION
       ../man
       ../src
+      ../tests/fortify.c
       ../tests/unit
     ];
   };

@@ -16,7 +16,7 @@ ssize_t __wrap_write(int fd, const void *bytes, size_t size);
 #define MOST_WRITES 4096
 #define LINE_MAX_BYTES 1024 /* with the newline */
 
-/* What was written to standard error since the last start(). */
+/* What was written to standard error since the last start_catching(). */
 static struct {
 	char bytes[2 * LINE_MAX_BYTES];
 	size_t size;
@@ -29,7 +29,7 @@ static const struct timespec *wall_clock; /* NULL: the real one */
 static _Atomic int longest_wait;          /* in ms, of all that were allowed */
 
 static void
-start(void)
+start_catching(void)
 {
 	memset(write_errors, 0, sizeof(write_errors));
 	written = 0;
@@ -37,7 +37,7 @@ start(void)
 }
 
 static void
-stop(void)
+stop_catching(void)
 {
 	catching = false;
 }
@@ -97,9 +97,9 @@ test_line(void **state)
 	(void)state;
 	wall_clock = &some_time;
 	log_open("unit", LEVEL_INFO);
-	start();
+	start_catching();
 	log_line(LEVEL_INFO, "msg=\"hello world\" n=%d text=%s", 5, "a%sb");
-	stop();
+	stop_catching();
 	assert_written("ts=2009-02-13T23:31:30.007Z level=info prog=unit "
 		       "msg=\"hello world\" n=5 text=a%sb\n");
 }
@@ -124,9 +124,9 @@ test_timestamps(void **state)
 	log_open("p", LEVEL_INFO);
 	for (size_t i = 0; i < LENGTH(cases); i++) {
 		wall_clock = &cases[i].time;
-		start();
+		start_catching();
 		log_line(LEVEL_ERROR, "msg=x");
-		stop();
+		stop_catching();
 		(void)snprintf(expected, sizeof(expected),
 		    "ts=%s level=error prog=p msg=x\n", cases[i].text);
 		assert_written(expected);
@@ -144,9 +144,9 @@ test_real_clock(void **state)
 	wall_clock = NULL;
 	log_open("p", LEVEL_INFO);
 	before = time(NULL);
-	start();
+	start_catching();
 	log_line(LEVEL_INFO, "msg=x");
-	stop();
+	stop_catching();
 	assert_int_equal(written, 1);
 	assert_int_equal(sscanf(writes[0].bytes, "ts=%d-%d-%dT%d:%d:%d",
 			     &utc.tm_year, &utc.tm_mon, &utc.tm_mday,
@@ -171,9 +171,9 @@ test_levels(void **state)
 	for (unsigned threshold = 0; threshold < 4; threshold++) {
 		log_open("unit", (enum log_level)threshold);
 		for (unsigned level = 0; level < 4; level++) {
-			start();
+			start_catching();
 			log_line((enum log_level)level, "msg=x");
-			stop();
+			stop_catching();
 			if (level > threshold) {
 				assert_int_equal(written, 0);
 				continue;
@@ -184,9 +184,9 @@ test_levels(void **state)
 			    names[level]);
 			assert_written(expected);
 		}
-		start();
+		start_catching();
 		log_line(LEVEL_ANY, "msg=x");
-		stop();
+		stop_catching();
 		assert_written("ts=2009-02-13T23:31:30.007Z level=info "
 			       "prog=unit msg=x\n");
 	}
@@ -219,9 +219,9 @@ test_long_line_cut(void **state)
 			expected[LINE_MAX_BYTES - 1] = '\0';
 		expected[strlen(expected) + 1] = '\0';
 		expected[strlen(expected)] = '\n';
-		start();
+		start_catching();
 		log_line(LEVEL_INFO, "%s", text);
-		stop();
+		stop_catching();
 		assert_written(expected);
 	}
 }
@@ -236,9 +236,9 @@ test_long_program_name(void **state)
 	wall_clock = &some_time;
 	memset(name, 'n', sizeof(name) - 1);
 	log_open(name, LEVEL_INFO);
-	start();
+	start_catching();
 	log_line(LEVEL_INFO, "msg=%s", "hello");
-	stop();
+	stop_catching();
 	log_open("unit", LEVEL_INFO);
 	assert_int_equal(written, 1);
 	assert_int_equal(writes[0].size, LINE_MAX_BYTES);
@@ -253,10 +253,10 @@ test_interrupted(void **state)
 	(void)state;
 	wall_clock = &some_time;
 	log_open("unit", LEVEL_INFO);
-	start();
+	start_catching();
 	write_errors[0] = write_errors[1] = EINTR;
 	log_line(LEVEL_INFO, "msg=x");
-	stop();
+	stop_catching();
 	assert_int_equal(written, 3);
 	assert_int_equal(writes[2].size, writes[0].size);
 	assert_memory_equal(writes[2].bytes, writes[0].bytes, writes[0].size);
@@ -271,10 +271,10 @@ test_unwritable(void **state)
 	(void)state;
 	log_open("unit", LEVEL_INFO);
 	for (size_t i = 0; i < LENGTH(errors); i++) {
-		start();
+		start_catching();
 		write_errors[0] = errors[i];
 		log_line(LEVEL_INFO, "msg=x");
-		stop();
+		stop_catching();
 		assert_int_equal(written, 1);
 	}
 }
@@ -347,14 +347,14 @@ test_threads(void **state)
 	(void)state;
 	wall_clock = NULL;
 	log_open("unit", LEVEL_INFO);
-	start();
+	start_catching();
 	for (int i = 0; i < THREADS; i++) {
 		numbers[i] = i;
 		job_start(&jobs[i], log_lines, &numbers[i]);
 	}
 	for (int i = 0; i < THREADS; i++)
 		job_end(&jobs[i]);
-	stop();
+	stop_catching();
 	assert_int_equal(written, THREADS * LINES_EACH);
 	for (size_t i = 0; i < written; i++) {
 		char tail[LINE_MAX_BYTES], *text = writes[i].bytes;
