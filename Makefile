@@ -322,7 +322,7 @@ check-reproducible:
 
 check-nix:
 	@tools/setup build check lint static nix
-	@tools/check-nix $(O)/nix
+	@NIXPKGS_LIB='$(NIXPKGS_LIB)' tools/check-nix $(O)/nix
 
 # Fresh machines, in mount namespaces. ALL=1 takes hours.
 check-fresh:

@@ -2,12 +2,11 @@
 # Stand-ins for the functions of nixpkgs' lib that we use, by the same names.
 let
   inherit (builtins)
-    attrNames
     concatStringsSep
     elemAt
     functionArgs
     isFunction
-    listToAttrs
+    length
     map
     match
     readFile
@@ -17,13 +16,27 @@ let
   hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
 in
 rec {
+  inherit (builtins)
+    any
+    attrNames
+    concatMap
+    head
+    isList
+    listToAttrs
+    mapAttrs
+    ;
   nameValuePair = name: value: { inherit name value; };
   genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
-  mapAttrs = builtins.mapAttrs;
+  last = list: elemAt list (length list - 1);
+  toList = value: if isList value then value else [ value ];
   mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
+  filterAttrs =
+    keep: set:
+    removeAttrs set (concatMap (name: optional (!keep name set.${name}) name) (attrNames set));
   mapAttrs' = f: set: listToAttrs (mapAttrsToList f set);
   concatMapStrings = f: list: concatStringsSep "" (map f list);
   optional = condition: value: if condition then [ value ] else [ ];
+  optionalAttrs = condition: set: if condition then set else { };
   optionalString = condition: text: if condition then text else "";
   fileContents = file: elemAt (match "(.*[^\n])\n*" (readFile file)) 0;
 
@@ -63,6 +76,10 @@ rec {
     _type = "literalMD";
     inherit text;
   };
-  types = import ./types.nix { inherit evalModules nameValuePair; };
+  inherit (import ./types.nix { inherit evalModules nameValuePair; })
+    mergeEqualOption
+    mkOptionType
+    types
+    ;
   inherit (import ./modules.nix) evalModules;
 }

@@ -11,9 +11,11 @@ let
     foldl'
     isFunction
     isPath
+    map
     mapAttrs
     ;
 
+  show = builtins.concatStringsSep ".";
   isOption = value: value._type or "" == "option";
 
   # Sets of sets; no option may be declared twice.
@@ -35,7 +37,7 @@ in
     {
       modules,
       specialArgs ? { },
-      name ? "",
+      prefix ? [ ],
     }:
     let
       # The whole file, as { options, config }.
@@ -56,11 +58,11 @@ in
       option =
         path: declared: definitions:
         if definitions == [ ] then
-          declared.default or (throw "${path} is used but not defined")
+          declared.default or (throw "${show path} is used but not defined")
         else if !all declared.type.check definitions then
-          throw "a definition of ${path} is not of its type"
+          throw "a definition of ${show path} is not of its type"
         else
-          declared.type.merge path definitions;
+          declared.type.merge path (map (value: { inherit value; }) definitions);
 
       # The values at this place of the tree, from all modules' definitions.
       evaluate =
@@ -69,16 +71,16 @@ in
           undeclared = filter (key: !(declared ? ${key})) (concatMap attrNames definitions);
           below =
             key: value:
-            (if isOption value then option else evaluate) "${path}.${key}" value (
+            (if isOption value then option else evaluate) (path ++ [ key ]) value (
               catAttrs key definitions
             );
         in
         if undeclared != [ ] then
-          throw "${path} has no option ${toString undeclared}"
+          throw "${show path} has no option ${toString undeclared}"
         else
           mapAttrs below declared;
 
-      config = evaluate name options (map (module: module.config) loaded);
+      config = evaluate prefix options (map (module: module.config) loaded);
     in
     {
       inherit config options;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Stand-ins for the packages that we use: a build is a shell script that runs
 # with this machine's tools. machine.nix says what the machine has:
-#   { upx = "/path/of/upx" or null; cmocka-musl = ./folder; }
+#   { upx = "/path/of/upx" or null; cmocka = ./folder; cmocka-musl = ./folder; }
 {
   lib,
   system,
@@ -15,30 +15,119 @@ let
     derivation {
       inherit name system;
       builder = "/bin/bash";
-      PATH = "/usr/bin:/bin";
+      PATH = "/usr/bin:/bin:/usr/sbin:/sbin";
       args = [
-        "-ec"
+        "-euc"
         "${text}\n:"
       ];
     };
 
-  # For tools that are in /usr/bin anyway, and for those that nobody builds.
+  # Links to this machine's commands of these names.
+  commands =
+    name: list:
+    script name ''
+      mkdir -p $out/bin
+      for command in ${toString list}; do
+        ln -s "$(command -v "$command")" $out/bin
+      done
+    '';
+
+  # For what nobody builds.
   nothing = name: script name "mkdir -p $out/bin";
 
-  # A compiler and its tools under prefixed names; like nixpkgs' wrapper, the
-  # compiler takes further flags from the environment.
+  # The compiler's flags for the headers of these Debian packages, and no others.
+  only =
+    flag: packages:
+    let
+      headers = script "headers" ''
+        mkdir -p $out
+        find $(dpkg -L ${packages} | grep ^/usr/include/) -maxdepth 0 ! -type d \
+          -exec cp -s --parents -t $out {} +
+      '';
+    in
+    "${flag} ${headers}/usr/include ${flag} ${headers}/usr/include/$(gcc -print-multiarch)";
+  glibc = only "-isystem" "libc6-dev linux-libc-dev";
+
+  # What every build has.
+  tools = commands "tools" [
+    "awk"
+    "basename"
+    "bash"
+    "cat"
+    "chmod"
+    "cmp"
+    "cp"
+    "cut"
+    "date"
+    "diff"
+    "dirname"
+    "env"
+    "expr"
+    "false"
+    "find"
+    "grep"
+    "gzip"
+    "head"
+    "id"
+    "install"
+    "ln"
+    "ls"
+    "make"
+    "mkdir"
+    "mktemp"
+    "mv"
+    "nproc"
+    "od"
+    "printf"
+    "readlink"
+    "rm"
+    "rmdir"
+    "sed"
+    "seq"
+    "sh"
+    "sleep"
+    "sort"
+    "stat"
+    "tail"
+    "tar"
+    "tee"
+    "test"
+    "timeout"
+    "touch"
+    "tr"
+    "true"
+    "uname"
+    "uniq"
+    "wc"
+    "xargs"
+    "xz"
+  ];
+
+  # A compiler, by a prefixed name, and its tools. Like nixpkgs' wrapper, it puts
+  # its flags before and behind those of the build, takes further ones from the
+  # environment, and knows only the headers of libc and the kernel.
   compiler =
-    targetPrefix: cc:
-    script "cc" ''
+    targetPrefix: name: command:
+    script name ''
       mkdir -p $out/bin
-      {
-        echo '#!/bin/sh'
-        echo 'exec ${cc} $NIX_CFLAGS_COMPILE "$@" $NIX_LDFLAGS'
-      } >$out/bin/${targetPrefix}cc
-      chmod +x $out/bin/${targetPrefix}cc
-      for tool in ar readelf; do
-        ln -s /usr/bin/$tool $out/bin/${targetPrefix}$tool
+      cat >$out/bin/${targetPrefix}${name} <<END
+      #!/bin/bash
+      case " \$* " in
+      *' -c '* | *' -E '* | *' -fsyntax-only '*)
+        NIX_LDFLAGS=
+        ;;
+      esac
+      exec ${command} -O2 -U_FORTIFY_SOURCE -fstack-protector-strong \
+        --param ssp-buffer-size=4 -fPIC -fno-strict-overflow \
+        -fstack-clash-protection -Wformat -Wformat-security \
+        -Werror=format-security "\$@" -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 \
+        \$NIX_CFLAGS_COMPILE \$NIX_LDFLAGS
+      END
+      chmod +x $out/bin/${targetPrefix}${name}
+      for tool in ar nm objdump readelf strip; do
+        ln -s $(command -v $tool) $out/bin/${targetPrefix}$tool
       done
+      ln -s $(command -v as) $(command -v ld) $out/bin # for the compiler
     ''
     // {
       inherit targetPrefix;
@@ -58,39 +147,48 @@ let
         callPackage = lib.callPackageWith set;
 
         stdenv = {
-          cc = compiler targetPrefix cc;
+          cc = compiler targetPrefix "cc" cc;
           hostPlatform = platform;
           buildPlatform = platform // {
             canExecute = _: true;
           };
+          # Of a set, or of a function from what comes of it to a set.
           mkDerivation =
-            {
-              meta ? { },
-              passthru ? { },
-              pname ? "",
-              version ? "",
-              ...
-            }@arguments:
-            derivation (
-              {
-                name = "${pname}-${version}";
-                inherit system;
-                inherit (set.stdenv) cc;
-                builder = "/bin/bash";
-                args = [
-                  "-e"
-                  ./builder.sh
-                ];
-              }
-              // removeAttrs arguments [
-                "meta"
-                "passthru"
-              ]
-            )
-            // {
-              inherit meta pname version;
-            }
-            // passthru;
+            given:
+            let
+              finalAttrs = arguments // {
+                finalPackage = result;
+              };
+              arguments = if builtins.isFunction given then given finalAttrs else given;
+              outputs = arguments.outputs or [ "out" ];
+              result =
+                derivation (
+                  {
+                    name = "${arguments.pname}-${arguments.version}";
+                    inherit system tools;
+                    inherit (set.stdenv) cc;
+                    STRIP = "${targetPrefix}strip";
+                    builder = "/bin/bash";
+                    args = [
+                      "-e"
+                      ./builder.sh
+                    ];
+                  }
+                  // removeAttrs arguments [
+                    "meta"
+                    "passthru"
+                  ]
+                )
+                // {
+                  version = arguments.version or "";
+                  meta = {
+                    outputsToInstall = outputs;
+                  }
+                  // arguments.meta or { };
+                }
+                // arguments.passthru or { };
+            in
+            result;
         };
 
         runCommand =
@@ -104,6 +202,13 @@ let
           '';
         mkShell = arguments: set.stdenv.mkDerivation ({ name = "shell"; } // arguments);
 
+        # nixpkgs' one asks for more than the version.
+        testers.testVersion =
+          { package, command }:
+          set.runCommand "version" { nativeBuildInputs = [ package ]; } ''
+            ${command} | grep -Fw ${package.version} >$out
+          '';
+
         upx = script "upx" (
           if machine.upx == null then
             ''
@@ -116,14 +221,20 @@ let
               ln -s ${machine.upx} $out/bin/upx
             ''
         );
-        bintools = nothing "bintools";
-        gitMinimal = nothing "git";
-        llvmPackages_19.clang = nothing "clang";
-        llvmPackages_19.clang-tools = nothing "clang-tools";
-        mandoc = nothing "mandoc";
+        bintools = commands "bintools" [ "readelf" ];
+        gitMinimal = commands "git" [ "git" ];
+        llvmPackages_19.clang = compiler "" "clang" (toString [
+          "/usr/bin/clang -nostdinc -isystem $(clang -print-resource-dir)/include"
+          glibc
+        ]);
+        llvmPackages_19.clang-tools = commands "clang-tools" [
+          "clang-format"
+          "clang-tidy"
+        ];
+        mandoc = commands "mandoc" [ "mandoc" ];
         nixfmt-tree = nothing "nixfmt-tree";
         qemu = nothing "qemu";
-        shellcheck = nothing "shellcheck";
+        shellcheck = commands "shellcheck" [ "shellcheck" ];
       };
     in
     set;
@@ -131,13 +242,20 @@ let
   pkgsStatic = makeSet {
     isStatic = true;
     targetPrefix = "${builtins.head (builtins.split "-" system)}-unknown-linux-musl-";
-    cc = "/usr/bin/musl-gcc";
+    cc = toString [
+      "env REALGCC=/usr/bin/gcc /usr/bin/musl-gcc" # knows musl's headers
+      "-fzero-call-used-regs=used-gpr"
+      (only "-idirafter" "linux-libc-dev")
+    ];
     cmocka = machine.cmocka-musl;
   };
 in
 makeSet {
   isStatic = false;
   targetPrefix = "";
-  cc = "/usr/bin/gcc";
-  cmocka = nothing "cmocka";
+  cc = toString [
+    "/usr/bin/gcc -nostdinc -isystem $(gcc -print-file-name=include)"
+    "-fzero-call-used-regs=used-gpr ${glibc}"
+  ];
+  cmocka = machine.cmocka;
 }

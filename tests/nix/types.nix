@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Stand-ins for the option types that we use. A type has `check`, which refuses
-# values, and `merge`, which makes the option's value of all its definitions.
+# Stand-ins for the option types that we use, made and asked like nixpkgs' own:
+# `check` refuses values, and `merge` makes the option's value of its place and
+# all its definitions, each a set with the definition as its `value`.
 { evalModules, nameValuePair }:
 let
   inherit (builtins)
@@ -8,46 +9,100 @@ let
     attrNames
     attrValues
     catAttrs
+    concatLists
     concatMap
+    concatStringsSep
     elem
     head
     isAttrs
+    isBool
     isInt
+    isList
     isString
     length
     listToAttrs
+    map
     ;
-
-  type = check: {
-    inherit check;
-    merge =
-      name: values: if length values == 1 then head values else throw "${name} is defined twice";
-  };
+  values = catAttrs "value";
 in
 rec {
-  int = type isInt;
-  str = type isString;
-  anything = type (_: true);
-  package = type (value: value.type or "" == "derivation");
-  enum = values: type (value: elem value values);
-  either = a: b: type (value: a.check value || b.check value);
-  attrsOf = element: {
-    check = value: isAttrs value && all element.check (attrValues value);
-    merge =
-      name: values:
-      listToAttrs (
-        map (key: nameValuePair key (element.merge "${name}.${key}" (catAttrs key values))) (
-          concatMap attrNames values
-        )
-      );
-  };
-  submodule = module: {
-    check = isAttrs;
-    merge =
-      name: values:
-      (evalModules {
-        inherit name;
-        modules = [ module ] ++ map (config: { inherit config; }) values;
-      }).config;
+  mkOptionType =
+    {
+      name,
+      check ? _: true,
+      merge ? mergeEqualOption,
+    }:
+    {
+      inherit name check merge;
+    };
+  mergeEqualOption =
+    loc: defs:
+    if all (value: value == head (values defs)) (values defs) then
+      head (values defs)
+    else
+      throw "${concatStringsSep "." loc} is defined twice";
+
+  types = rec {
+    bool = mkOptionType {
+      name = "bool";
+      check = isBool;
+    };
+    int = mkOptionType {
+      name = "int";
+      check = isInt;
+    };
+    str = mkOptionType {
+      name = "str";
+      check = isString;
+    };
+    anything = mkOptionType { name = "anything"; };
+    package = mkOptionType {
+      name = "package";
+      check = value: value.type or "" == "derivation";
+    };
+    enum =
+      names:
+      mkOptionType {
+        name = "enum";
+        check = value: elem value names;
+      };
+    either =
+      a: b:
+      mkOptionType {
+        name = "either";
+        check = value: a.check value || b.check value;
+      };
+    listOf =
+      element:
+      mkOptionType {
+        name = "listOf";
+        check = value: isList value && all element.check value;
+        merge = _: defs: concatLists (values defs);
+      };
+    attrsOf =
+      element:
+      mkOptionType {
+        name = "attrsOf";
+        check = value: isAttrs value && all element.check (attrValues value);
+        merge =
+          loc: defs:
+          let
+            defsOf = key: map (value: { inherit value; }) (catAttrs key (values defs));
+            merged = key: nameValuePair key (element.merge (loc ++ [ key ]) (defsOf key));
+          in
+          listToAttrs (map merged (concatMap attrNames (values defs)));
+      };
+    submodule =
+      module:
+      mkOptionType {
+        name = "submodule";
+        check = isAttrs;
+        merge =
+          loc: defs:
+          (evalModules {
+            prefix = loc;
+            modules = [ module ] ++ map (config: { inherit config; }) (values defs);
+          }).config;
+      };
   };
 }
