@@ -43,10 +43,11 @@
 
       apps = forEachSystem (
         system:
-        lib.genAttrs programs (program: {
+        lib.mapAttrs (program: about: {
           type = "app";
           program = "${flavours.${system}.musl.uncompressed}/bin/${program}";
-        })
+          meta.description = about.description;
+        }) programs
       );
 
       checks = forEachSystem (

@@ -9,25 +9,35 @@
 }:
 let
   inherit (pkgs) lib;
-  programs = import ./programs.nix;
+  programs = lib.attrNames (import ./programs.nix);
 
-  # An instance of each program, under the program's name.
+  # An instance of each program, under the program's name, and one of each whose
+  # listener is systemd's.
   nixos = nixosSystem {
     modules = [
       ./module.nix
       {
         nixpkgs.hostPlatform = pkgs.stdenv.hostPlatform.system;
-        services.tcp-proxy.instances = lib.genAttrs programs (program: {
-          inherit program;
-          settings.log-level = "warn";
-        });
+        services.tcp-proxy.instances = lib.listToAttrs (
+          lib.concatMap (program: [
+            (lib.nameValuePair program {
+              inherit program;
+              settings.log-level = "warn";
+            })
+            (lib.nameValuePair "${program}-socket" {
+              inherit program;
+              socketActivation = true;
+              settings = {
+                ip-addr = "127.0.0.1:4000";
+                vsock-addr = "any:4000";
+              };
+            })
+          ]) programs
+        );
       }
     ];
   };
-  unit =
-    program:
-    pkgs.writeText "tcp-proxy-${program}.service"
-      nixos.config.systemd.units."tcp-proxy-${program}.service".text;
+  unit = name: pkgs.writeText name nixos.config.systemd.units.${name}.text;
 in
 {
   gnu = gnu.uncompressed;
@@ -57,16 +67,29 @@ in
       mkdir $out
     ''
     + lib.concatMapStrings (program: ''
-      cp ${unit program} $out/tcp-proxy-${program}.service
-      grep '^ExecStart=.*/bin/${program}" "--log-level=warn"$' ${unit program}
-      grep '^DynamicUser=true$' ${unit program}
-      grep '^MemoryDenyWriteExecute=true$' ${unit program}
+      cp ${unit "tcp-proxy-${program}.service"} $out/tcp-proxy-${program}.service
+      cp ${unit "tcp-proxy-${program}-socket.service"} $out/tcp-proxy-${program}-socket.service
+      cp ${unit "tcp-proxy-${program}-socket.socket"} $out/tcp-proxy-${program}-socket.socket
+      cd $out
+      grep '^ExecStart=.*/bin/${program}" "--log-level=warn"$' tcp-proxy-${program}.service
+      for service in tcp-proxy-${program}.service tcp-proxy-${program}-socket.service; do
+        grep '^DynamicUser=true$' $service
+        grep '^MemoryDenyWriteExecute=true$' $service
+        grep '^X-StopIfChanged=false$' $service
+        if grep '^ProcSubset=' $service; then
+          exit 1 # see module.nix
+        fi
+      done
+      grep -E '^ListenStream=(127.0.0.1|vsock:):4000$' tcp-proxy-${program}-socket.socket
     '') programs
   );
 
   lint =
     pkgs.runCommandCC "tcp-proxy-lint"
       {
+        strictDeps = true;
+        CLANG = "${pkgs.llvmPackages_19.clang}/bin/clang"; # it has a `cc`, too
+        buildInputs = [ pkgs.cmocka ];
         nativeBuildInputs = [
           pkgs.gitMinimal
           pkgs.llvmPackages_19.clang-tools
@@ -84,3 +107,4 @@ in
         touch $out
       '';
 }
+// lib.mapAttrs' (program: lib.nameValuePair "version-${program}") gnu.uncompressed.tests

@@ -12,14 +12,22 @@ let
   canRun = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
 in
 runCommand "tcp-proxy-compressed-${uncompressed.version}"
-  {
-    inherit (uncompressed) meta version;
-    nativeBuildInputs = [ upx ];
-    passthru.compressed = true; # see nix/module.nix
-    ${if isStatic then "allowedReferences" else null} = [ ];
-  }
+  (
+    {
+      inherit (uncompressed) meta version;
+      outputs = [
+        "out"
+        "man"
+      ];
+      strictDeps = true;
+      nativeBuildInputs = [ upx ];
+      passthru.compressed = true; # see nix/module.nix
+    }
+    // lib.optionalAttrs isStatic { allowedReferences = [ ]; }
+  )
   (
     ''
+      cp -r ${uncompressed.man} $man
       cp -r ${uncompressed} $out
       chmod -R u+w $out
       upx -q $out/bin/*

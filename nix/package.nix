@@ -5,49 +5,76 @@
   lib,
   stdenv,
   cmocka,
+  testers,
 }:
 let
   inherit (stdenv.cc) targetPrefix;
   inherit (stdenv.hostPlatform) isStatic;
 in
-stdenv.mkDerivation {
-  pname = "tcp-proxy";
-  version = lib.fileContents ../VERSION;
+stdenv.mkDerivation (
+  finalAttrs:
+  {
+    pname = "tcp-proxy";
+    version = lib.fileContents ../VERSION;
 
-  # Only what the build reads, so that no other edit changes the output.
-  src = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../Makefile
-      ../VERSION
-      ../man
-      ../src
-      ../tests/fortify.c
-      ../tests/unit
+    # Only what the build reads, so that no other edit changes the output.
+    src = lib.fileset.toSource {
+      root = ../.;
+      fileset = lib.fileset.unions [
+        ../Makefile
+        ../VERSION
+        ../man
+        ../src
+        ../tests/fortify.c
+        ../tests/unit
+      ];
+    };
+
+    outputs = [
+      "out"
+      "man"
     ];
-  };
+    strictDeps = true;
+    enableParallelBuilding = true;
 
-  makeFlags = [
-    "CC=${targetPrefix}cc"
-    "AR=${targetPrefix}ar"
-    "READELF=${targetPrefix}readelf"
-    "PREFIX=${placeholder "out"}"
-  ]
-  ++ lib.optional isStatic "STATIC=1";
-  enableParallelBuilding = true;
+    makeFlags = [
+      "CC=${targetPrefix}cc"
+      "AR=${targetPrefix}ar"
+      "READELF=${targetPrefix}readelf"
+      "PREFIX=${placeholder "out"}"
+      "MANDIR=${placeholder "man"}/share/man"
+    ]
+    ++ lib.optional isStatic "STATIC=1";
 
-  doCheck = true;
-  checkTarget = "unit";
-  checkInputs = [ cmocka ];
+    doCheck = true;
+    checkTarget = "unit";
+    checkInputs = [ cmocka ];
 
-  stripAllList = [ "bin" ];
+    # By default only what debuggers read is stripped. The names are a sixth of
+    # a program, and of no use to anybody else.
+    stripAllList = [ "bin" ];
 
-  # A static program stands alone: the build fails if it names a store path.
-  ${if isStatic then "allowedReferences" else null} = [ ];
+    passthru.tests = lib.mapAttrs (
+      program: _:
+      testers.testVersion {
+        package = finalAttrs.finalPackage;
+        command = "${program} --version";
+      }
+    ) (import ./programs.nix);
 
-  meta = {
-    description = "Five small programs that bridge TCP and AF_VSOCK";
-    license = lib.licenses.asl20;
-    platforms = lib.platforms.linux;
-  };
-}
+    # No mainProgram: none of the five is.
+    meta = {
+      description = "Five small programs that bridge TCP and AF_VSOCK";
+      # That of the original: this one has no public address yet, which is why
+      # the changelog is the source's own file.
+      homepage = "https://github.com/marlinprotocol/oyster-monorepo";
+      changelog = "file://${toString ../CHANGELOG.md}";
+      license = lib.licenses.asl20;
+      platforms = lib.platforms.linux;
+    };
+  }
+  // lib.optionalAttrs isStatic {
+    # It stands alone: the build fails if an output names a store path.
+    allowedReferences = [ ];
+  }
+)

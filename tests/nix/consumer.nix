@@ -59,6 +59,9 @@
           "gnu isn't musl" =
             !same gnu.networking.tcp-proxy.uncompressed musl.networking.tcp-proxy.uncompressed;
           "five apps" = builtins.length (builtins.attrNames tcp-proxy.apps.${system}) == 5;
+          "apps are described" = builtins.all (app: app.meta.description != "") (
+            builtins.attrValues tcp-proxy.apps.${system}
+          );
           "the shell" = builtins.isString tcp-proxy.devShells.${system}.default.drvPath;
           "the formatter" = builtins.isString tcp-proxy.formatter.${system}.drvPath;
           "the overlay" =
@@ -66,25 +69,40 @@
             && same final.tcp-proxy-compressed gnu.networking.tcp-proxy.compressed;
         };
 
-      # The text of a unit, given the settings of services.tcp-proxy.
-      unit =
-        settings: name:
+      # The text of a unit, given modules and settings of services.tcp-proxy.
+      unitWith =
+        modules: settings: name:
         (lib.nixosSystem {
-          modules = [
+          modules = modules ++ [
             tcp-proxy.nixosModules.default
             {
               nixpkgs.hostPlatform = "x86_64-linux";
               services.tcp-proxy = settings;
             }
           ];
-        }).config.systemd.units."tcp-proxy-${name}.service".text;
+        }).config.systemd.units."tcp-proxy-${name}".text or (throw "there is none");
+      unit = unitWith [ ];
       instance = {
         program = "vsock-to-ip";
         settings.ip-addr = "100%:80";
         settings.max-connections = 7;
       };
+      # The socket of an instance whose listener is systemd's.
+      socket =
+        program: flag: address:
+        unit {
+          instances.a = {
+            inherit program;
+            socketActivation = true;
+            settings.${flag} = address;
+          };
+        } "a.socket";
+      listens =
+        program: flag: address: stream:
+        has (socket program flag address) "\nListenStream=${stream}\n";
       has = text: part: builtins.length (builtins.split part text) > 1;
-      refuses = settings: !(builtins.tryEval (builtins.stringLength (unit settings "a"))).success;
+      fails = text: !(builtins.tryEval (builtins.stringLength text)).success;
+      refuses = settings: fails (unit settings "a.service");
       module = {
         "two instances" =
           let
@@ -93,16 +111,64 @@
               instances.b = instance;
             };
           in
-          has (text "a") "vsock-to-ip.*a" && has (text "b") "vsock-to-ip.*b";
+          has (text "a.service") "vsock-to-ip.*a" && has (text "b.service") "vsock-to-ip.*b";
         "flags" =
-          has (unit { instances.a = instance; } "a")
+          has (unit { instances.a = instance; } "a.service")
             "/bin/vsock-to-ip\" \"--ip-addr=100%%:80\" \"--max-connections=7\"\n";
         "no writable code without UPX" =
-          has (unit { instances.a = instance; } "a") "MemoryDenyWriteExecute=true";
+          has (unit { instances.a = instance; } "a.service") "MemoryDenyWriteExecute=true";
         "writable code for UPX" = has (unit {
           package = tcp-proxy.packages.x86_64-linux.default;
           instances.a = instance;
-        } "a") "MemoryDenyWriteExecute=false";
+        } "a.service") "MemoryDenyWriteExecute=false";
+        "other modules can add to lists" =
+          let
+            text = unitWith [
+              {
+                systemd.services.tcp-proxy-a.serviceConfig = {
+                  AmbientCapabilities = [ "CAP_NET_RAW" ];
+                  CapabilityBoundingSet = [ "CAP_NET_RAW" ];
+                  DeviceAllow = [ "/dev/null rw" ];
+                };
+              }
+            ] { instances.a = instance; } "a.service";
+          in
+          builtins.all (has text) [
+            "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n"
+            "\nAmbientCapabilities=CAP_NET_RAW\n"
+            "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"
+            "\nCapabilityBoundingSet=CAP_NET_RAW\n"
+            "\nDeviceAllow=/dev/null rw\n"
+            "\nDeviceAllow=/dev/vsock r\n"
+          ];
+        "no socket without activation" = fails (unit { instances.a = instance; } "a.socket");
+        "with a socket, no flag for the listener" =
+          let
+            settings.instances.a = {
+              program = "ip-to-vsock";
+              socketActivation = true;
+              settings = {
+                ip-addr = "[::]:443";
+                vsock-addr = "88:4000";
+              };
+            };
+            text = unit settings "a.service";
+          in
+          has text "/bin/ip-to-vsock\" \"--vsock-addr=88:4000\"\n"
+          && has text "\nRequires=tcp-proxy-a.socket\n"
+          && has text "\nX-StopIfChanged=false\n";
+        "sockets for TCP" =
+          listens "ip-to-vsock" "ip-addr" "[::]:443" "\\[::]:443"
+          && listens "port-to-vsock-transparent" "ip-addr" "0.0.0.0:1200" "0.0.0.0:1200";
+        "sockets for vsock" =
+          listens "vsock-to-ip" "vsock-addr" "any:4000" "vsock::4000"
+          && listens "vsock-to-ip-transparent" "vsock-addr" "4294967295:1" "vsock::1"
+          && listens "vsock-to-ip" "vsock-addr" "local:4000" "vsock:1:4000"
+          && listens "vsock-to-ip" "vsock-addr" "16:4000" "vsock:16:4000";
+        "a socket for a name is refused" = fails (socket "ip-to-vsock" "ip-addr" "localhost:443");
+        "a socket without a listener is refused" = fails (
+          socket "ip-to-vsock" "vsock-addr" "88:4000"
+        );
         "an unknown program is refused" = refuses { instances.a.program = "cat"; };
         "no program is refused" = refuses { instances.a.settings = { }; };
         "an unknown option is refused" = refuses { instances.a = instance // { flags = [ ]; }; };
