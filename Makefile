@@ -151,9 +151,9 @@ WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = connect poll pthread_create recv send setsockopt shutdown \
 	splice
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd malloc poll \
-	pthread_create signalfd stream_listen stream_local_cid
-WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt ioctl \
-	listen open setsockopt shutdown socket
+	pthread_create signalfd stream_listen
+WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt \
+	listen setsockopt shutdown socket
 INTEGRATION = bridge compat faults harness main network program strict \
 	strict_dial strict_end strict_hostile strict_limits strict_listen \
 	strict_load strict_log strict_service strict_stop strict_target \

@@ -125,7 +125,7 @@ let
           "AF_VSOCK"
         ];
         DevicePolicy = "closed";
-        DeviceAllow = [ "/dev/vsock r" ]; # tells the machine's own CID
+        DeviceAllow = [ ]; # of vsock, only enclave managers need one
 
         SystemCallArchitectures = "native";
         SystemCallFilter = [

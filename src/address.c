@@ -147,6 +147,19 @@ address_unmap(struct address *address)
 			(uint16_t)address_port(address));
 }
 
+bool
+address_equal(struct address a, struct address b)
+{
+	address_unmap(&a);
+	address_unmap(&b);
+	return a.any.sa_family == b.any.sa_family &&
+	       address_port(&a) == address_port(&b) &&
+	       (a.any.sa_family == AF_INET
+		       ? a.in.sin_addr.s_addr == b.in.sin_addr.s_addr
+		       : IN6_ARE_ADDR_EQUAL(
+			     &a.in6.sin6_addr, &b.in6.sin6_addr));
+}
+
 void
 address_format(const struct address *address, char *text, size_t size)
 {

@@ -82,11 +82,10 @@ capacity_connections(unsigned descriptors, const char **name)
 	(void)prlimit(0, RLIMIT_NPROC, NULL, &threads);
 	files.rlim_cur = files.rlim_max;
 	(void)prlimit(0, RLIMIT_NOFILE, &files, NULL);
+	(void)prlimit(0, RLIMIT_NOFILE, NULL, &files); /* what it became */
 	consider(files.rlim_cur / descriptors, "RLIMIT_NOFILE");
 	consider(threads.rlim_cur / 2, "RLIMIT_NPROC");
 	consider_file("/proc/sys/kernel/threads-max", "threads-max");
-	consider_file("/proc/sys/kernel/pid_max", "pid_max");
-	consider_file("/proc/sys/vm/max_map_count", "max_map_count");
 	consider_control_groups();
 	*name = least_name;
 	return least > RESERVED ? (unsigned)least - RESERVED : 1;

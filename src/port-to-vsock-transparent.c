@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Carries redirected TCP connections to a CID, to the port they were for. */
-#include "log.h"
 #include "options.h"
 #include "server.h"
 
@@ -29,8 +28,6 @@ int
 main(int argc, char *argv[])
 {
 	options_parse("port-to-vsock-transparent", options, argc, argv);
-	if (settings.upstream_has_port)
-		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
 	settings.upstream_vsock.vm.svm_port = VMADDR_PORT_ANY;
 	server_run(dial);
 }

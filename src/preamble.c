@@ -69,7 +69,10 @@ preamble_send(int fd, const struct address *target)
 
 	/* Unless send() says why. A new socket's buffer holds far more. */
 	errno = EIO;
-	return send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
+	if (send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size)
+		return 0;
+	errno = errno == EAGAIN ? ETIMEDOUT : errno; /* SO_SNDTIMEO */
+	return -1;
 }
 
 int

@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The preamble: the bytes that carry a redirected connection's target from
  * ip-to-vsock-transparent to vsock-to-ip-transparent, ahead of the data.
- *
- * IPv4, 6 bytes: the address as a little-endian 32-bit number (1.2.3.4 is
- * 04 03 02 01), the port as a little-endian 16-bit number (443 is bb 01).
- * IPv6, 22 bytes: ff ff ff ff, the port as above, the address's 16 bytes in
- * network order. 255.255.255.255 is never a TCP destination. */
+ * DESIGN.md has the format. */
 #pragma once
 #include "address.h"
 
@@ -23,7 +19,8 @@ size_t preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4]);
 struct address preamble_decode(const uint8_t *bytes);
 
 /* Sends the preamble in one piece on a connected socket. Returns 0, or -1 with
- * errno of send(2); EIO: the kernel took only a part. */
+ * errno of send(2), which waits as long as stream_connect() did at most;
+ * ETIMEDOUT; EIO: the kernel took only a part. */
 int preamble_send(int fd, const struct address *target);
 
 /* Reads a preamble and not one byte more, however it is cut, for at most

@@ -23,14 +23,15 @@
 #include <unistd.h>
 
 #define IDLE_CHECK_MS 500
+#define PAUSE_MS 100 /* after a failure: long enough not to spin */
 
 static int listener = -1; /* -1: stopping */
 static int signals;       /* signalfd(2) */
 static int freed;         /* see connection_open() */
 static unsigned most;     /* connections */
-static unsigned back_off_ms;
-/* clock_ms(): when to accept again, to complain again, and to end. */
-static uint64_t paused_until, quiet_until, deadline;
+/* clock_ms(): when to accept again, after a failure or if no connection ends
+ * before; to complain again; and to end. */
+static uint64_t paused_until, full_until, quiet_until, deadline;
 
 /* Says why nothing is accepted, at most once a second. */
 static void
@@ -46,36 +47,25 @@ _Noreturn static void
 finish(int status)
 {
 	connection_report("stopped", true);
-	exit(status);
+	_exit(status); /* exit() would run what other threads may be in */
 }
 
-/* Accepts nothing for a while, longer each time. */
-static void
-back_off(void)
-{
-	back_off_ms = back_off_ms < 500 ? back_off_ms * 2 + 5 : 1000;
-	paused_until = clock_ms() + back_off_ms;
-}
-
+/* Errors of one connection pass, and so do those of resources that others may
+ * give back; but a filter of system calls may say the same for ever. */
 static void
 handle_accept_error(int error)
 {
-	/* Of one connection, not of the listener: accept(2). */
-	static const unsigned char next[] = {EAGAIN, EINTR, ECONNABORTED,
-	    EPROTO, ENOPROTOOPT, ENETDOWN, EHOSTDOWN, ENONET, EHOSTUNREACH,
-	    ENETUNREACH, EOPNOTSUPP, ETIMEDOUT, ECONNRESET, EPERM};
-	/* Resources that other connections may give back. */
-	static const unsigned char later[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
-	bool fatal = memchr(later, error, sizeof(later)) == NULL;
+	bool fatal = error == EBADF || error == EINVAL || error == ENOTSOCK ||
+		     error == EFAULT;
 
-	if (memchr(next, error, sizeof(next)) != NULL)
+	if (error == EAGAIN || error == EINTR || error == ECONNABORTED)
 		return;
 	if (fatal)
 		quiet_until = 0;
 	complain(LEVEL_ERROR, stream_reason(AF_UNSPEC, error));
 	if (fatal)
 		finish(1);
-	back_off();
+	paused_until = clock_ms() + PAUSE_MS;
 }
 
 static void
@@ -86,7 +76,7 @@ accept_client(void)
 
 	if (connection_count(most) >= most) {
 		complain(LEVEL_WARN, "as many connections as are allowed");
-		paused_until = clock_ms() + 1000; /* or until one ends */
+		full_until = clock_ms() + 1000;
 		return;
 	}
 	fd = accept4(listener, &peer.any, &peer.length, SOCK_CLOEXEC);
@@ -95,9 +85,7 @@ accept_client(void)
 	if (fd == -1)
 		handle_accept_error(errno);
 	else if (connection_start(fd, &peer) != 0)
-		back_off();
-	else
-		back_off_ms = 0;
+		paused_until = clock_ms() + PAUSE_MS;
 }
 
 static void
@@ -125,13 +113,15 @@ _Noreturn static void
 serve(void)
 {
 	uint64_t idle_ms = (uint64_t)settings.idle_timeout * 1000;
-	uint64_t now, wait, next_check = 0;
+	uint64_t now, wait, resume, next_check = 0;
 
 	for (;;) {
-		struct pollfd fds[] = {{signals, POLLIN, 0}, {freed, POLLIN, 0},
-		    {listener, POLLIN, 0}};
+		/* If poll(2) fails: none of the three waits. */
+		struct pollfd fds[] = {{signals, POLLIN, POLLIN},
+		    {freed, POLLIN, POLLIN}, {listener, POLLIN, POLLIN}};
 
 		now = clock_ms();
+		resume = paused_until > full_until ? paused_until : full_until;
 		if (idle_ms != 0 && now >= next_check) {
 			connection_end_idle(idle_ms);
 			next_check = now + IDLE_CHECK_MS;
@@ -142,19 +132,21 @@ serve(void)
 				finish(0);
 			if (deadline - now < wait)
 				wait = deadline - now;
-		} else if (now < paused_until) {
+		} else if (now < resume) {
 			fds[2].fd = -1;
-			if (paused_until - now < wait)
-				wait = paused_until - now;
+			if (resume - now < wait)
+				wait = resume - now;
 		}
-		if (poll(fds, 3, (int)wait) <= 0)
-			continue;
+		if (poll(fds, 3, (int)wait) == -1 && errno != EINTR) {
+			complain(LEVEL_ERROR, stream_reason(AF_UNSPEC, errno));
+			(void)usleep(PAUSE_MS * 1000);
+		}
 		if (fds[0].revents != 0)
 			handle_signal();
 		if (fds[1].revents != 0 &&
 		    eventfd_read(freed, &(eventfd_t){0}) == 0)
-			paused_until = 0;
-		if (fds[2].revents != 0 && listener != -1)
+			full_until = 0;
+		if (fds[2].revents != 0 && fds[2].fd != -1 && listener != -1)
 			accept_client();
 	}
 }
@@ -167,8 +159,6 @@ open_listener(char *text, size_t size)
 	struct address address = settings.listen_vsock;
 	const char *reason = is_vsock ? "descriptor 3 is no vsock listener"
 				      : "descriptor 3 is no TCP listener";
-	char own_cid[32] = "";
-	uint32_t cid;
 
 	if (settings.listener_passed) {
 		(void)snprintf(text, size, "LISTEN_FDS");
@@ -184,12 +174,9 @@ open_listener(char *text, size_t size)
 		(void)snprintf(text, size, "%s", settings.listen_host.text);
 	}
 	if (listener == -1) {
-		if (is_vsock && stream_local_cid(&cid) == 0)
-			(void)snprintf(
-			    own_cid, sizeof(own_cid), " own-cid=%u", cid);
 		log_line(LEVEL_ERROR,
-		    "msg=\"cannot listen\" listen=%s reason=\"%s\"%s", text,
-		    reason, own_cid);
+		    "msg=\"cannot listen\" listen=%s reason=\"%s\"", text,
+		    reason);
 		exit(1);
 	}
 	if (stream_local_address(listener, &address) == 0)
@@ -201,6 +188,8 @@ open_listener(char *text, size_t size)
 static void
 open_standard_streams(void)
 {
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGHUP, SIG_IGN);
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
 		if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR) == -1)
 			exit(1); /* nowhere to say why */
@@ -218,8 +207,6 @@ open_signals(void)
 	(void)sigaddset(&set, SIGINT);
 	(void)sigaddset(&set, SIGUSR1);
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
-	(void)signal(SIGPIPE, SIG_IGN);
-	(void)signal(SIGHUP, SIG_IGN);
 	signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return signals;
 }
@@ -239,13 +226,16 @@ server_run(dial_function *dial)
 		limit = "--max-connections";
 	}
 	stream_vsock_buffer = settings.vsock_buffer;
+	if (settings.upstream_has_port)
+		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
+	/* Resolving a name may take long: signals end the program as yet. */
+	open_listener(text, sizeof(text));
 	freed = connection_open(dial, most);
 	if (freed == -1 || open_signals() == -1) {
 		log_line(LEVEL_ERROR, "msg=\"cannot start\" reason=\"%s\"",
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);
 	}
-	open_listener(text, sizeof(text));
 	if (settings.upstream_host.text != NULL)
 		(void)snprintf(upstream, sizeof(upstream), "%s",
 		    settings.upstream_host.text);

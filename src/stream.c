@@ -8,7 +8,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -101,14 +100,27 @@ stream_adopt(int fd, bool is_vsock)
 {
 	int family = get_option(fd, SO_DOMAIN);
 
+	/* MPTCP and SCTP have streams, too, of the same families. */
 	if (get_option(fd, SO_ACCEPTCONN) != 1 ||
 	    get_option(fd, SO_TYPE) != SOCK_STREAM ||
 	    (is_vsock ? family != AF_VSOCK
-		      : family != AF_INET && family != AF_INET6))
+		      : get_option(fd, SO_PROTOCOL) != IPPROTO_TCP))
 		return -1;
 	(void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* can't fail */
 	stream_prepare(fd, family);
 	return 0;
+}
+
+/* Where nobody listens, a port that the kernel has chosen for us may be the one
+ * that we connect to: the socket is then its own peer. */
+static bool
+is_own_peer(int fd)
+{
+	struct address local, peer = {.length = sizeof(peer.in6)};
+
+	return stream_local_address(fd, &local) == 0 &&
+	       getpeername(fd, &peer.any, &peer.length) == 0 &&
+	       address_equal(local, peer);
 }
 
 int
@@ -121,9 +133,11 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 
 	if (fd == -1)
 		return -1;
-	status = setsockopt(fd, is_vsock ? AF_VSOCK : SOL_SOCKET,
-	    is_vsock ? SO_VM_SOCKETS_CONNECT_TIMEOUT : SO_SNDTIMEO, &limit,
-	    sizeof(limit));
+	/* On vsock for what is sent before the data, too. */
+	status = setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	if (status == 0 && is_vsock)
+		status = setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
+		    &limit, sizeof(limit));
 	if (status == 0) {
 		do { /* EINTR: only after SIGSTOP and SIGCONT, signal(7) */
 			status = connect(fd, &address->any, address->length);
@@ -131,6 +145,10 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 		/* What connect(2) says when SO_SNDTIMEO ends it: socket(7). */
 		if (status == -1 && (errno == EINPROGRESS || errno == EALREADY))
 			errno = ETIMEDOUT;
+	}
+	if (status == 0 && !is_vsock && is_own_peer(fd)) {
+		errno = ECONNREFUSED;
+		status = -1;
 	}
 	if (status == 0)
 		return fd;
@@ -183,7 +201,6 @@ stream_local_address(int fd, struct address *address)
 int
 stream_original_destination(int fd, struct address *target)
 {
-	char local_text[ADDRESS_TEXT_SIZE], target_text[ADDRESS_TEXT_SIZE];
 	struct address local;
 
 	/* A v4-mapped client was redirected by IPv4's NAT, where SOL_IPV6 has
@@ -197,9 +214,7 @@ stream_original_destination(int fd, struct address *target)
 		return -1;
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
-	address_format(&local, local_text, sizeof(local_text));
-	address_format(target, target_text, sizeof(target_text));
-	if (strcmp(target_text, local_text) == 0) {
+	if (address_equal(*target, local)) {
 		errno = ENOENT;
 		return -1;
 	}
@@ -251,18 +266,6 @@ stream_reset(int fd)
 	}
 	if (poll(&writable, 1, 0) == 0)
 		(void)shutdown(fd, SHUT_WR);
-}
-
-int
-stream_local_cid(uint32_t *cid)
-{
-	int fd = open("/dev/vsock", O_RDONLY | O_CLOEXEC), status;
-
-	if (fd == -1)
-		return -1;
-	status = ioctl(fd, IOCTL_VM_SOCKETS_GET_LOCAL_CID, cid);
-	close_keep_errno(fd);
-	return status;
 }
 
 const char *

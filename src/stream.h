@@ -66,7 +66,3 @@ void stream_complete(int fd);
 
 /* An errno of a socket of this family in words for users. Static text. */
 const char *stream_reason(int family, int error);
-
-/* This machine's own CID: vsock(7), IOCTL_VM_SOCKETS_GET_LOCAL_CID. Returns 0,
- * or -1 with errno of open(2) or ioctl(2) on /dev/vsock. */
-int stream_local_cid(uint32_t *cid);

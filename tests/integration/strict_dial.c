@@ -113,6 +113,30 @@ test_refused(void **state)
 }
 
 static void
+test_own_peer(void **state)
+{
+	/* Broken: while its server is down, a client gets its own bytes back,
+	 * and the server can't get its port: connecting to a port that the
+	 * kernel may choose for the connecting socket, here the only one,
+	 * connects that to itself. */
+	uint32_t port = network_vsock_port();
+	const char *commands =
+	    "ip link set lo up && cd /proc/sys/net/ipv4 && "
+	    "echo 40000 40000 >ip_local_port_range && exec \"$@\"";
+	struct program *p =
+	    program_start(&(struct program_options){.side = HOST,
+		.name = "unshare",
+		.args = ARGS("-n", "sh", "-c", harness_text("%s", commands),
+		    "sh", harness_text("%s", program_path("vsock-to-ip")), "-v",
+		    harness_text("1:%u", port), "-i", "127.0.0.1:40000")});
+
+	(void)state;
+	p->name = "vsock-to-ip";
+	program_wait_log(p, " msg=listening ", 1);
+	expect_failure(p, port, 1, "127.0.0.1:40000", REFUSED);
+}
+
+static void
 test_unreachable(void **state)
 {
 	/* Broken: a missing route looks like a missing server. */
@@ -469,6 +493,7 @@ strict_dial_run(void)
 	    TEST_WITH(test_nobody_on_vsock, "port-to-vsock-transparent",
 		PORT_TO_VSOCK_TRANSPARENT),
 	    TEST(test_refused),
+	    TEST(test_own_peer),
 	    TEST(test_unreachable),
 	    TEST(test_unresolvable),
 	    TEST(test_unusable_name),

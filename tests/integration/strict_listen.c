@@ -76,10 +76,7 @@ expect_refusal(struct program *p, const char *listen, const char *reason)
 	assert_string_equal(program_out(p), "");
 	assert_int_equal(strict_count(program_err(p), '\n'), 1);
 	line = program_wait_log(p, " msg=\"cannot listen\" ", 1);
-	strict_expect_keys(
-	    line, strstr(line, " own-cid=") == NULL
-		      ? "ts level prog msg listen reason"
-		      : "ts level prog msg listen reason own-cid");
+	strict_expect_keys(line, "ts level prog msg listen reason");
 	strict_expect_value(line, "level", "error");
 	strict_expect_value(line, "listen", listen);
 	if (reason != NULL)
@@ -102,21 +99,6 @@ test_cannot_listen(void **state)
 	if (r->rival == VSOCK_RIVAL)
 		network_vsock_listen(port);
 	expect_refusal(start(r->program, listen, NULL), listen, r->reason);
-}
-
-static void
-test_own_cid(void **state)
-{
-	/* Broken: who mistook the CID isn't told which one is right. */
-	struct program *p = start("vsock-to-ip", "99:7", NULL);
-	const char *line;
-
-	(void)state;
-	if (access("/dev/vsock", R_OK) == -1)
-		skip();
-	program_wait_end(p);
-	line = program_wait_log(p, " msg=\"cannot listen\" ", 1);
-	assert_in_range(program_log_number(line, "own-cid"), 0, VSOCK_ANY);
 }
 
 static void
@@ -445,7 +427,6 @@ strict_listen_run(void)
 	    REFUSAL("unresolvable", 7),
 	    REFUSAL("foreign-cid", 8),
 	    REFUSAL("foreign-cid-large", 9),
-	    TEST(test_own_cid),
 	    TEST(test_privileged_port),
 	    TEST(test_start_line),
 	    TEST(test_upstream_in_start_line),

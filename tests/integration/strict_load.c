@@ -11,8 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 
 /* How long to watch a program that has run out of something. */
 #define WATCH_MS 2200
@@ -311,6 +316,53 @@ test_soft_limit_raised(void **state)
 		traffic_echo(clients[i], upstreams[i]);
 }
 
+/* In the new process: accepting fails from now on. */
+static bool
+forbid_accept(const void *error)
+{
+	struct sock_filter filter[] = {
+	    BPF_STMT(
+		BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_accept4, 0, 1),
+	    BPF_STMT(BPF_RET | BPF_K,
+		SECCOMP_RET_ERRNO | (unsigned)(uintptr_t)error),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {COUNT(filter), filter};
+
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void
+test_cannot_accept(void **state)
+{
+	/* Broken: where accepting fails again and again, a program burns a
+	 * processor, says nothing, fills a disk with its log, or can't be
+	 * stopped. */
+	static const int errors[] = {EPERM, EOPNOTSUPP};
+	uint16_t port = network_tcp_port();
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(errors); i++) {
+		struct program *p =
+		    program_start(&(struct program_options){.side = HOST,
+			.name = "ip-to-vsock",
+			.args = ARGS("-i", harness_text("127.0.0.1:%u", port),
+			    "-v", "1:7"),
+			.prepare = forbid_accept,
+			.argument = (void *)(uintptr_t)errors[i]});
+		uint64_t begin;
+
+		program_wait_log(p, " msg=listening ", 1);
+		network_tcp_connect(HOST, "127.0.0.1", port);
+		begin = harness_now_ms();
+		program_wait_log(p, " msg=\"cannot accept\" ", 3);
+		assert_in_range(harness_now_ms() - begin, 1900, DEADLINE_MS);
+		expect_quiet(p, 500);
+		assert_int_equal(program_stop(p), 0);
+	}
+}
+
 /* The size of a program's address space. */
 static uint64_t
 address_space(const struct program *p)
@@ -472,6 +524,7 @@ strict_load_run(void)
 	    TEST(test_descriptors_run_out),
 	    TEST(test_sockets_run_out),
 	    TEST(test_soft_limit_raised),
+	    TEST(test_cannot_accept),
 	    TEST(test_threads_run_out),
 	    TEST_WITH(test_idle, "ip-to-vsock", IP_TO_VSOCK),
 	    TEST_WITH(test_idle, "vsock-to-ip", VSOCK_TO_IP),

@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <linux/vm_sockets.h>
+
 #define NOT_REDIRECTED "not redirected, it has no original destination"
 #define TOO_SLOW "no whole preamble came in time"
 #define TOO_SHORT "the client ended before its preamble was whole"
@@ -361,6 +363,38 @@ test_preamble_timeout(void **state)
 }
 
 static void
+test_preamble_not_taken(void **state)
+{
+	/* Broken: a vsock peer that has no room for the preamble holds a place
+	 * for ever. */
+	static const uint64_t one = 1;
+	uint32_t port = network_vsock_port();
+	int listener = network_vsock_listen(port), client;
+	uint16_t tcp_port = network_tcp_port();
+	struct program *p;
+	const char *line;
+
+	(void)state;
+	/* Inherited by what it accepts. */
+	assert_int_equal(setsockopt(listener, AF_VSOCK,
+			     SO_VM_SOCKETS_BUFFER_MIN_SIZE, &one, sizeof(one)),
+	    0);
+	assert_int_equal(setsockopt(listener, AF_VSOCK,
+			     SO_VM_SOCKETS_BUFFER_SIZE, &one, sizeof(one)),
+	    0);
+	p = strict_start(ENCLAVE, "ip-to-vsock-transparent",
+	    ARGS("-i", harness_text("0.0.0.0:%u", tcp_port), "-v",
+		harness_text("1:%u", port), "--connect-timeout", "1"));
+	network_redirect(ENCLAVE, TARGET_IPV4, tcp_port);
+	client = network_tcp_connect(ENCLAVE, TARGET_IPV4, 443);
+	assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
+	line = strict_expect_end(p, 1, "no-upstream",
+	    "Connection timed out|Operation timed out|Input/output error|"
+	    "I/O error");
+	assert_in_range(program_log_number(line, "ms"), 900, DEADLINE_MS);
+}
+
+static void
 test_slow_neighbour(void **state)
 {
 	/* Broken: one client's silent target delays the other clients. */
@@ -409,6 +443,7 @@ strict_target_run(void)
 	    TEST(test_target_refused),
 	    TEST(test_noise),
 	    TEST(test_preamble_timeout),
+	    TEST(test_preamble_not_taken),
 	    TEST(test_slow_neighbour),
 	};
 

@@ -9,7 +9,6 @@
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
-#include <sys/ioctl.h>
 #include <sys/un.h>
 
 #include <linux/netfilter_ipv4.h>
@@ -29,10 +28,8 @@ int __real_getsockopt(
     int fd, int level, int option, void *value, socklen_t *length);
 int __wrap_getsockopt(
     int fd, int level, int option, void *value, socklen_t *length);
-int __wrap_ioctl(int fd, unsigned long request, ...);
 int __real_listen(int fd, int backlog);
 int __wrap_listen(int fd, int backlog);
-int __wrap_open(const char *path, int flags, ...);
 int __real_setsockopt(
     int fd, int level, int option, const void *value, socklen_t length);
 int __wrap_setsockopt(
@@ -52,6 +49,7 @@ static struct {
 	size_t busy_calls;
 	size_t disconnects;
 	bool connects_nothing; /* says that all is well */
+	bool connects_itself;  /* to its own port, whichever is asked for */
 
 	int resolve_error, resolve_errno;
 	struct addrinfo *list; /* what names resolve to; NULL: the truth */
@@ -65,10 +63,9 @@ static struct {
 	int nat_level; /* where there is an original destination */
 	struct address nat;
 
-	int device_error, cid_error;
-	uint32_t cid;
 	int backlog;
-	int domain; /* of all sockets, if not 0 */
+	int domain; /* of all sockets, if not 0; then the protocol is this: */
+	int protocol;
 
 	int limit_error;       /* of setting limits of time */
 	size_t limit_fails_at; /* 1: the first one */
@@ -121,6 +118,8 @@ fails(int error)
 int
 __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 {
+	struct address own =
+	    address_ip(AF_INET, (const uint8_t[]){127, 0, 0, 1}, 0);
 	size_t i;
 
 	if (address->sa_family == AF_UNSPEC) {
@@ -135,6 +134,11 @@ __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 	if (calls.connects_nothing)
 		return 0;
 	assert_int_not_equal(address->sa_family, AF_VSOCK);
+	if (calls.connects_itself) {
+		assert_int_equal(bind(fd, &own.any, own.length), 0);
+		assert_int_equal(stream_local_address(fd, &own), 0);
+		return __real_connect(fd, &own.any, own.length);
+	}
 	return __real_connect(fd, address, length);
 }
 
@@ -186,8 +190,10 @@ __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *length)
 int
 __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 {
-	if (calls.domain != 0 && level == SOL_SOCKET && option == SO_DOMAIN) {
-		*(int *)value = calls.domain;
+	if (calls.domain != 0 && level == SOL_SOCKET &&
+	    (option == SO_DOMAIN || option == SO_PROTOCOL)) {
+		*(int *)value =
+		    option == SO_DOMAIN ? calls.domain : calls.protocol;
 		return 0;
 	}
 	if (!((level == SOL_IP && option == SO_ORIGINAL_DST) ||
@@ -203,39 +209,10 @@ __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 }
 
 int
-__wrap_ioctl(int fd, unsigned long request, ...)
-{
-	va_list arguments;
-
-	assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
-	assert_int_equal(
-	    (unsigned)request, (unsigned)IOCTL_VM_SOCKETS_GET_LOCAL_CID);
-	if (fails(calls.cid_error))
-		return -1;
-	va_start(arguments, request);
-	*va_arg(arguments, uint32_t *) = calls.cid;
-	va_end(arguments);
-	return 0;
-}
-
-int
 __wrap_listen(int fd, int backlog)
 {
 	calls.backlog = backlog;
 	return __real_listen(fd, backlog);
-}
-
-int
-__wrap_open(const char *path, int flags, ...)
-{
-	int fds[2];
-
-	assert_string_equal(path, "/dev/vsock");
-	if (fails(calls.device_error))
-		return -1;
-	assert_int_equal(pipe2(fds, flags & O_CLOEXEC), 0);
-	close(fds[1]);
-	return fds[0];
 }
 
 int
@@ -607,6 +584,24 @@ test_adopt(void **state)
 }
 
 static void
+test_adopt_other_protocols(void **state)
+{
+	/* Fails if a listener for MPTCP or SCTP is taken for one of TCP, whose
+	 * options and resets it doesn't have. */
+	static const int protocols[] = {IPPROTO_MPTCP, IPPROTO_SCTP};
+	struct sockaddr_in name;
+	int listener = listen_loopback(&name);
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(protocols); i++) {
+		calls.domain = AF_INET;
+		calls.protocol = protocols[i];
+		assert_int_equal(stream_adopt(listener, false), -1);
+	}
+	close(listener);
+}
+
+static void
 test_adopt_vsock(void **state)
 {
 	/* Fails if a vsock listener that is passed is refused, is given options
@@ -761,6 +756,23 @@ test_connect_without_limit(void **state)
 }
 
 static void
+test_connect_itself(void **state)
+{
+	/* Fails if a client whose server is down gets its own bytes back: a
+	 * socket that is bound to the port it connects to is its own peer, as
+	 * one may be that gets this port from the kernel. */
+	struct address address = loopback(1);
+	int before = open_descriptors();
+
+	(void)state;
+	calls.connects_itself = true;
+	assert_int_equal(stream_connect(&address, DEADLINE_S * 1000), -1);
+	assert_int_equal(errno, ECONNREFUSED);
+	assert_int_equal(calls.connects, 1);
+	assert_int_equal(open_descriptors(), before);
+}
+
+static void
 test_connect_vsock(void **state)
 {
 	/* Fails if the kernel's own limit of 2 s ends slow vsock connections,
@@ -775,11 +787,16 @@ test_connect_vsock(void **state)
 	close(fd);
 	assert_int_equal(calls.vsock_sockets, 1);
 	assert_int_equal(calls.connects, 1);
-	assert_int_equal(calls.limits_set, 1);
-	assert_int_equal(calls.limit_levels[0], AF_VSOCK);
-	assert_int_equal(calls.limit_options[0], SO_VM_SOCKETS_CONNECT_TIMEOUT);
-	assert_int_equal(calls.limits[0].tv_sec, 12);
-	assert_int_equal(calls.limits[0].tv_usec, 345000);
+	/* The first is of what is sent before the data. */
+	assert_int_equal(calls.limits_set, 2);
+	assert_int_equal(calls.limit_levels[0], SOL_SOCKET);
+	assert_int_equal(calls.limit_options[0], SO_SNDTIMEO);
+	assert_int_equal(calls.limit_levels[1], AF_VSOCK);
+	assert_int_equal(calls.limit_options[1], SO_VM_SOCKETS_CONNECT_TIMEOUT);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(calls.limits[i].tv_sec, 12);
+		assert_int_equal(calls.limits[i].tv_usec, 345000);
+	}
 	assert_int_equal(calls.others_set, 0);
 }
 
@@ -1403,26 +1420,6 @@ test_reason(void **state)
 	}
 }
 
-static void
-test_local_cid(void **state)
-{
-	/* Fails if a user who mistyped the CID isn't told the right one. */
-	int before = open_descriptors();
-	uint32_t cid = 0;
-
-	(void)state;
-	calls.cid = 16;
-	assert_int_equal(stream_local_cid(&cid), 0);
-	assert_int_equal(cid, 16);
-	calls.cid_error = ENOTTY;
-	assert_int_equal(stream_local_cid(&cid), -1);
-	assert_int_equal(errno, ENOTTY);
-	calls.device_error = ENOENT;
-	assert_int_equal(stream_local_cid(&cid), -1);
-	assert_int_equal(errno, ENOENT);
-	assert_int_equal(open_descriptors(), before);
-}
-
 int
 main(void)
 {
@@ -1434,12 +1431,14 @@ main(void)
 	    TEST(test_user_timeout),
 	    TEST(test_adopt_not),
 	    TEST(test_adopt),
+	    TEST(test_adopt_other_protocols),
 	    TEST(test_adopt_vsock),
 	    TEST(test_connect_refused),
 	    TEST(test_connect_times_out),
 	    TEST(test_connect_fails),
 	    TEST(test_connect_interrupted),
 	    TEST(test_connect_without_limit),
+	    TEST(test_connect_itself),
 	    TEST(test_connect_vsock),
 	    TEST(test_vsock_buffer),
 	    TEST(test_open_by_name),
@@ -1462,7 +1461,6 @@ main(void)
 	    TEST(test_reset_refused_for_long),
 	    TEST(test_reset_vsock),
 	    TEST(test_reason),
-	    TEST(test_local_cid),
 	};
 
 	limit_tests(tests, LENGTH(tests));
