@@ -139,7 +139,6 @@
             "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"
             "\nCapabilityBoundingSet=CAP_NET_RAW\n"
             "\nDeviceAllow=/dev/null rw\n"
-            "\nDeviceAllow=/dev/vsock r\n"
           ];
         "no socket without activation" = fails (unit { instances.a = instance; } "a.socket");
         "with a socket, no flag for the listener" =
