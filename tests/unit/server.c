@@ -388,17 +388,22 @@ next_line(void)
 	ssize_t n;
 
 	for (;;) {
-		server.text[server.length] = '\0';
+		/* Not server.length: a compiler may think that it changes. */
+		const size_t length = server.length;
+
+		server.text[length] = '\0';
 		newline = strchr(line, '\n');
 		if (newline != NULL)
 			break;
+		if (length >= sizeof(server.text) - 1)
+			return NULL; /* full */
 		if (!wait_for(server.log, POLLIN))
 			fail_msg("no more log after %d s", DEADLINE_S);
-		n = read(server.log, server.text + server.length,
-		    sizeof(server.text) - 1 - server.length);
+		n = read(server.log, server.text + length,
+		    sizeof(server.text) - 1 - length);
 		if (n <= 0)
 			return NULL;
-		server.length += (size_t)n;
+		server.length = length + (size_t)n;
 	}
 	*newline = '\0';
 	server.next = (size_t)(newline + 1 - server.text);
