@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 
@@ -67,6 +68,16 @@ bool harness_wait(bool (*condition)(void *), void *argument);
 /* Like printf(3), into a text that lives until the end of the test. */
 __attribute__((format(printf, 1, 2))) char *
 harness_text(const char *format, ...);
+
+/*
+ * Ends a test that can't be done here, as what it needs was tried and isn't
+ * there: not because of a version. tools/verdict repeats the reason.
+ */
+#define harness_skip(reason)                       \
+	do {                                       \
+		printf("# skipped: %s\n", reason); \
+		skip();                            \
+	} while (0)
 
 /* The groups, each in a file of its own. Return the number of failed tests. */
 int compat_run(void);

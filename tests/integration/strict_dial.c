@@ -340,11 +340,11 @@ borrow(const struct program *p, int number)
 	int pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0), fd;
 
 	if (pidfd == -1 && errno == ENOSYS)
-		skip(); /* before Linux 5.3 */
+		harness_skip("no pidfd_open(2)");
 	assert_int_not_equal(pidfd, -1);
 	fd = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
 	if (fd == -1 && (errno == ENOSYS || errno == EPERM))
-		skip(); /* before Linux 5.6, or not for us */
+		harness_skip("no pidfd_getfd(2), or not for us");
 	close(pidfd);
 	return fd;
 }

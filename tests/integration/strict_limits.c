@@ -342,10 +342,9 @@ test_limited_by_group(void **state)
 	(void)state;
 	if (!harness_wait(has_begun, p))
 		fail_msg("it neither starts nor ends");
-	if (!program_runs(p) && program_wait_end(p) == 77) {
-		print_message("no control groups: %s\n", program_err(p));
-		skip();
-	}
+	if (!program_runs(p) && program_wait_end(p) == 77)
+		harness_skip(
+		    harness_text("no control groups: %s", program_err(p)));
 	program_stop(p);
 	assert_int_equal(program_wait_end(program_run_args(
 			     HOST, "unshare", "-m", "sh", "-c", leave, NULL)),
@@ -375,10 +374,8 @@ use_up_pipes(uid_t user)
 	assert_non_null(file);
 	assert_int_equal(fscanf(file, "%lu", &pages), 1);
 	fclose(file);
-	if (pages == 0) {
-		print_message("pipes are not limited here\n");
-		skip();
-	}
+	if (pages == 0)
+		harness_skip("pipes are not limited");
 	assert_int_equal(setresuid(user, 0, 0), 0);
 	while (used < pages && pipe2(ends, O_CLOEXEC) == 0) {
 		size = fcntl(ends[0], F_SETPIPE_SZ, MIB);

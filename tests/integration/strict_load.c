@@ -387,10 +387,8 @@ test_threads_run_out(void **state)
 	int clients[40];
 
 	(void)state;
-	if (most > (rlim_t)MIB * MIB) {
-		print_message("skipped: sanitizers can't do without memory\n");
-		skip();
-	}
+	if (most > (rlim_t)MIB * MIB)
+		harness_skip("sanitizers can't do without memory");
 	program_stop(b.first);
 	b = start_limited(IP_TO_VSOCK, RLIMIT_AS, most, most);
 	for (unsigned i = 0; i < COUNT(clients); i++)

@@ -299,6 +299,9 @@ listen_for_messages(void)
 	    .svm_port = network_vsock_port()};
 	int fd = socket(AF_VSOCK, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
+	if (fd == -1 && errno == ESOCKTNOSUPPORT)
+		harness_skip("vsock has no SOCK_SEQPACKET");
+	assert_int_not_equal(fd, -1);
 	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
 	assert_int_equal(listen(fd, 1), 0);
 	return fd;
@@ -320,12 +323,20 @@ test_passed_wrong(void **state)
 	expect_not_adopted(tcp, network_vsock_listen(network_vsock_port()));
 	expect_not_adopted(tcp, network_tcp_connect(HOST, "127.0.0.1", port));
 	expect_not_adopted(vsock, socket(AF_VSOCK, SOCK_STREAM, 0));
-	expect_not_adopted(vsock, listen_for_messages());
 	expect_not_adopted(tcp, socket(AF_INET, SOCK_STREAM, 0));
 	expect_not_adopted(tcp, socket(AF_INET6, SOCK_DGRAM, 0));
 	expect_not_adopted(tcp, open("/dev/null", O_RDWR | O_CLOEXEC));
 	expect_not_adopted(
 	    vsock, listen_for_news("@tcp-proxy-test-wrong", &variable));
+}
+
+static void
+test_passed_messages(void **state)
+{
+	/* Broken: a program that was passed a vsock listener for messages takes
+	 * it for one of streams. */
+	(void)state;
+	expect_not_adopted(&programs[1], listen_for_messages());
 }
 
 static bool
@@ -484,6 +495,7 @@ strict_service_run(void)
 	    TEST(test_passed_with_clients),
 	    TEST(test_passed_and_given),
 	    TEST(test_passed_wrong),
+	    TEST(test_passed_messages),
 	    TEST(test_passed_nothing),
 	    TEST(test_passed_to_another),
 	    TEST_WITH(test_restart_refuses_nobody, "ip-to-vsock", IP_TO_VSOCK),
