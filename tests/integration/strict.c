@@ -264,6 +264,37 @@ strict_continue(const struct program *p)
 	assert_int_equal(kill(p->pid, SIGCONT), 0);
 }
 
+/* The CPU time that a program has used. */
+static uint64_t
+cpu_ms(const struct program *p)
+{
+	FILE *file = fopen(harness_text("/proc/%d/stat", (int)p->pid), "re");
+	unsigned long user, system;
+
+	assert_non_null(file);
+	assert_int_equal(fscanf(file,
+			     "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u "
+			     "%*u %*u %*u %lu %lu",
+			     &user, &system),
+	    2);
+	fclose(file);
+	return (user + system) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
+void
+strict_expect_quiet(const struct program *p, int ms)
+{
+	uint64_t begin = harness_now_ms(), before, used;
+
+	do {
+		before = cpu_ms(p);
+		poll(NULL, 0, ms);
+		used = cpu_ms(p) - before;
+	} while (
+	    used > (uint64_t)ms / 5 && harness_now_ms() - begin < DEADLINE_MS);
+	assert_in_range(used, 0, (uint64_t)ms / 5);
+}
+
 uint64_t
 strict_fill(int fd)
 {
@@ -331,15 +362,65 @@ strict_expect_counts(const char *line, const char *counts)
 	strict_expect_value(line, "level", "info");
 }
 
-const char *
-strict_count_now(struct program *p, unsigned nth, const char *counts)
-{
-	const char *line;
+struct counting {
+	struct program *program;
+	const char *counts, *line;
+};
 
-	assert_int_equal(kill(p->pid, SIGUSR1), 0);
-	line = program_wait_log(p, " msg=counters ", nth);
-	strict_expect_counts(line, counts);
-	return line;
+/* Whether a line has at least as many bytes as are expected. */
+static bool
+has_moved(const struct counting *c, const char *key)
+{
+	return program_log_value(c->counts, key) == NULL ||
+	       program_log_number(c->line, key) >=
+		   program_log_number(c->counts, key);
+}
+
+/* Asks for one line. Who has received bytes may be quicker than the thread that
+ * has sent and then counts them. */
+static bool
+has_counted(void *argument)
+{
+	struct counting *c = argument;
+	unsigned before = program_count_log(c->program, " msg=counters ");
+
+	assert_int_equal(kill(c->program->pid, SIGUSR1), 0);
+	c->line = program_wait_log(c->program, " msg=counters ", before + 1);
+	assert_int_equal(
+	    program_count_log(c->program, " msg=counters "), before + 1);
+	return has_moved(c, "up") && has_moved(c, "down");
+}
+
+const char *
+strict_count_now(struct program *p, const char *counts)
+{
+	struct counting c = {.program = p, .counts = counts};
+
+	harness_wait(has_counted, &c);
+	strict_expect_counts(c.line, counts);
+	return c.line;
+}
+
+struct crew {
+	const struct program *program;
+	unsigned least;
+};
+
+static bool
+has_threads(void *argument)
+{
+	const struct crew *c = argument;
+
+	return program_threads(c->program) >= c->least;
+}
+
+void
+strict_await_threads(struct program *p, unsigned least)
+{
+	struct crew c = {p, least};
+
+	if (!harness_wait(has_threads, &c))
+		fail_msg("%u threads, and not %u", program_threads(p), least);
 }
 
 int

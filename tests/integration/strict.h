@@ -120,13 +120,19 @@ void strict_expect_tcp_failed(const struct bridge *bridge, const char *reason);
  */
 void strict_expect_counts(const char *line, const char *counts);
 
-/* Asks for such a line, the nth of a program, and expects these counts. */
-const char *
-strict_count_now(struct program *p, unsigned nth, const char *counts);
+/* Asks for such a line, and expects these counts. */
+const char *strict_count_now(struct program *p, const char *counts);
+
+/* Waits until a program has at least so many threads. */
+void strict_await_threads(struct program *p, unsigned least);
 
 /* Stops a program, waits until all of it stands still; lets it go on. */
 void strict_stop(const struct program *p);
 void strict_continue(const struct program *p);
+
+/* Expects that a program, when it has done what there was to do, uses next to
+ * no CPU time for so long. */
+void strict_expect_quiet(const struct program *p, int ms);
 
 /* Sends until nothing moves any more. Returns how many bytes went. */
 uint64_t strict_fill(int fd);
