@@ -143,7 +143,7 @@ NEEDS_service = service
 NEEDS_stream = stream address
 WRAPS_capacity = open prlimit
 WRAPS_connection = clock_gettime free log_line malloc pthread_create \
-	relay_run stream_connect stream_original_destination
+	relay_run stream_complete stream_connect stream_original_destination
 WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
 	setsockopt splice
 WRAPS_log = clock_gettime poll write

@@ -104,10 +104,6 @@ end_connection(struct connection *c)
 	down += c->relay.down;
 	logging++;
 	pthread_mutex_unlock(&lock);
-	if (c->end == RELAY_EOF) {
-		stream_complete(c->relay.client);
-		stream_complete(c->relay.upstream);
-	}
 	close(c->relay.client);
 	if (c->relay.upstream != -1)
 		close(c->relay.upstream);
@@ -143,6 +139,10 @@ run_connection(void *argument)
 		    c->number, c->upstream, c->target);
 		relay_run(&c->relay, from_tcp ? to_vsock : to_tcp,
 		    from_tcp ? to_tcp : to_vsock);
+		if (c->relay.failure == 0 &&
+		    (stream_complete(c->relay.client) == -1 ||
+			stream_complete(c->relay.upstream) == -1))
+			(void)relay_fail(&c->relay, RELAY_NO_RESOURCES, errno);
 	}
 	end_connection(c);
 	return NULL;

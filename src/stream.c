@@ -235,12 +235,12 @@ stream_user_timeout(int fd, unsigned ms)
 	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)ms);
 }
 
-void
+int
 stream_complete(int fd)
 {
 	static const struct linger none = {0};
 
-	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+	return setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
 }
 
 void

@@ -39,6 +39,8 @@ void
 __real_relay_run(struct relay *relay, struct copy_way up, struct copy_way down);
 void
 __wrap_relay_run(struct relay *relay, struct copy_way up, struct copy_way down);
+int __real_stream_complete(int fd);
+int __wrap_stream_complete(int fd);
 int __real_stream_connect(const struct address *address, unsigned timeout_ms);
 int __wrap_stream_connect(const struct address *address, unsigned timeout_ms);
 int __real_stream_original_destination(int fd, struct address *target);
@@ -53,8 +55,10 @@ static struct {
 	void (*look)(void); /* called at the main thread's next look at it */
 	_Atomic int clock_ms;
 	int target_error;
-	struct address target; /* of redirected clients, if it has a length */
-	int send_buffer;       /* of upstream sockets; 0: as ever */
+	struct address target;  /* of redirected clients, if it has a length */
+	int send_buffer;        /* of upstream sockets; 0: as ever */
+	int complete_errors[2]; /* of the next stream_complete() */
+	_Atomic size_t completes;
 
 	size_t stack_size; /* that was asked for, for the first thread */
 	bool created_detached;
@@ -196,6 +200,17 @@ __wrap_relay_run(struct relay *relay, struct copy_way up, struct copy_way down)
 	    &calls.user_timeouts[1], &length);
 	pthread_mutex_unlock(&record.lock);
 	__real_relay_run(relay, up, down);
+}
+
+int
+__wrap_stream_complete(int fd)
+{
+	size_t i = calls.completes++;
+
+	if (i >= LENGTH(calls.complete_errors) || calls.complete_errors[i] == 0)
+		return __real_stream_complete(fd);
+	errno = calls.complete_errors[i];
+	return -1;
 }
 
 int
@@ -572,6 +587,28 @@ test_end_is_delivered(void **state)
 	assert_int_equal(count, sizeof(bytes));
 	close(pair.peer);
 	close(upstream);
+}
+
+static void
+test_end_is_not_delivered(void **state)
+{
+	/* Fails if the log says that all is well with a connection that will be
+	 * reset, since what takes that back failed. */
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct ends ends = start();
+
+		calls.completes = 0;
+		calls.complete_errors[0] = i == 0 ? ENOMEM : 0;
+		calls.complete_errors[1] = i == 1 ? ENOMEM : 0;
+		assert_int_equal(shutdown(ends.client, SHUT_WR), 0);
+		assert_int_equal(shutdown(ends.upstream, SHUT_WR), 0);
+		assert_logs(LEVEL_DEBUG, "msg=connected ");
+		assert_end(assert_logs(LEVEL_WARN, "msg=failed "),
+		    "no-resources", strerror(ENOMEM));
+		close(ends.client);
+		close(ends.upstream);
+	}
 }
 
 static void
@@ -1693,6 +1730,7 @@ main(void)
 	    TEST(test_serves),
 	    TEST(test_ms),
 	    TEST(test_end_is_delivered),
+	    TEST(test_end_is_not_delivered),
 	    TEST(test_nothing_leaks),
 	    TEST(test_many_at_once),
 	    TEST(test_debug),
