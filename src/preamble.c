@@ -66,12 +66,14 @@ preamble_send(int fd, const struct address *target)
 {
 	uint8_t bytes[PREAMBLE_SIZE_IPV6];
 	size_t size = preamble_encode(target, bytes);
+	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
 
-	/* Unless send() says why. A new socket's buffer holds far more. */
-	errno = EIO;
-	if (send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size)
+	if (sent == (ssize_t)size)
 		return 0;
-	errno = errno == EAGAIN ? ETIMEDOUT : errno; /* SO_SNDTIMEO */
+	if (sent != -1) /* a new socket's buffer holds far more */
+		errno = EIO;
+	else if (errno == EAGAIN) /* SO_SNDTIMEO */
+		errno = ETIMEDOUT;
 	return -1;
 }
 
