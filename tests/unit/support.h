@@ -210,6 +210,22 @@ limit_time(int fd)
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 }
 
+/* That a socket has this limit of time. qemu-user 10 doesn't tell, and says so
+ * by a length of 0. */
+static inline void
+assert_time_limit(int fd, int option, long seconds)
+{
+	struct timeval limit = {-1, -1};
+	socklen_t length = sizeof(limit);
+
+	assert_int_equal(
+	    getsockopt(fd, SOL_SOCKET, option, &limit, &length), 0);
+	if (length == 0)
+		return;
+	assert_int_equal(limit.tv_sec, seconds);
+	assert_int_equal(limit.tv_usec, 0);
+}
+
 /* Makes close(2) send a reset, as it does for sockets of stream. Any thread. */
 static inline void
 reset_on_close(int fd)
