@@ -239,6 +239,8 @@ RUN = tools/run $(O)/tests/loopback --cache $(GUEST_CACHE) \
 # What installs is a make of its own, because what it installs may be what this
 # one lacks: each target for users first sees to its needs, all of them.
 MAKE_QUIETLY = $(MAKE) --no-print-directory -s
+# Two jobs, unless there are some already.
+JOBS = -O $(if $(filter -j%,$(MAKEFLAGS)),,-j2)
 
 check:
 	@tools/setup build check vsock
@@ -247,11 +249,11 @@ check:
 
 check-unit:
 	@tools/setup build check
-	@tools/verdict $(MAKE_QUIETLY) -j2 -O -k unit
+	@tools/verdict $(MAKE_QUIETLY) $(JOBS) -k unit
 
 check-integration:
 	@tools/setup build check vsock
-	@$(MAKE_QUIETLY) -j2 -O all $(INTEGRATION_FILE) $(FAULT_FILES) \
+	@$(MAKE_QUIETLY) $(JOBS) all $(INTEGRATION_FILE) $(FAULT_FILES) \
 		$(O)/tests/loopback
 	@tools/verdict $(RUN) --timeout 1200 $(RUN_SANITIZED) \
 		$(addprefix --add ,$(INTEGRATION_FILE) $(FAULT_FILES)) \
@@ -264,7 +266,7 @@ check-integration:
 # The exit status is none that a test expects of a child.
 check-valgrind:
 	@tools/setup build check valgrind
-	@tools/verdict $(MAKE_QUIETLY) -j2 -O -k unit EMULATOR="valgrind -q \
+	@tools/verdict $(MAKE_QUIETLY) $(JOBS) -k unit EMULATOR="valgrind -q \
 		--error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
 		--errors-for-leak-kinds=definite"
 
@@ -285,7 +287,7 @@ soak:
 	@$(MAKE_QUIETLY) all $(O)/tests/loopback $(O)/tests/soak/soak
 	@SOAK_SECONDS='$(SECONDS)' \
 		SOAK_MINUTES='$(MINUTES)' SOAK_CONNECTIONS='$(CONNECTIONS)' \
-		SOAK_SEED='$(SEED)' tools/soak $(O) $(PROXY_DIR)
+		SOAK_SEED='$(SEED)' tools/soak $(O) $(PROXY_DIR) $(GUEST_CACHE)
 
 # An enclave in an emulated host.
 check-enclave:

@@ -86,6 +86,8 @@ capacity_connections(unsigned descriptors, const char **name)
 	consider(files.rlim_cur / descriptors, "RLIMIT_NOFILE");
 	consider(threads.rlim_cur / 2, "RLIMIT_NPROC");
 	consider_file("/proc/sys/kernel/threads-max", "threads-max");
+	consider_file("/proc/sys/kernel/pid_max", "pid_max");
+	consider_file("/proc/sys/vm/max_map_count", "max_map_count");
 	consider_control_groups();
 	*name = least_name;
 	return least > RESERVED ? (unsigned)least - RESERVED : 1;

@@ -70,9 +70,7 @@ preamble_send(int fd, const struct address *target)
 
 	if (sent == (ssize_t)size)
 		return 0;
-	if (sent != -1) /* a new socket's buffer holds far more */
-		errno = EIO;
-	else if (errno == EAGAIN) /* SO_SNDTIMEO */
+	if (sent != -1 || errno == EAGAIN) /* SO_SNDTIMEO */
 		errno = ETIMEDOUT;
 	return -1;
 }

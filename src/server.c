@@ -184,9 +184,10 @@ open_listener(char *text, size_t size)
 	(void)fcntl(listener, F_SETFL, O_NONBLOCK); /* can't fail */
 }
 
-/* The next socket would get the number of a closed one, and so the log. */
+/* What has to be so before the first line of the log: the next socket would get
+ * the number of a closed stream, and a log without a reader would kill. */
 static void
-open_standard_streams(void)
+prepare_process(void)
 {
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
@@ -219,7 +220,7 @@ server_run(dial_function *dial)
 	char text[ADDRESS_TEXT_SIZE], upstream[ADDRESS_TEXT_SIZE] = "*:*";
 	const char *limit;
 
-	open_standard_streams();
+	prepare_process();
 	most = capacity_connections(descriptors[settings.copy], &limit);
 	if (settings.max_connections != 0) {
 		most = settings.max_connections;
@@ -228,14 +229,13 @@ server_run(dial_function *dial)
 	stream_vsock_buffer = settings.vsock_buffer;
 	if (settings.upstream_has_port)
 		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
-	/* Resolving a name may take long: signals end the program as yet. */
-	open_listener(text, sizeof(text));
 	freed = connection_open(dial, most);
 	if (freed == -1 || open_signals() == -1) {
 		log_line(LEVEL_ERROR, "msg=\"cannot start\" reason=\"%s\"",
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);
 	}
+	open_listener(text, sizeof(text));
 	if (settings.upstream_host.text != NULL)
 		(void)snprintf(upstream, sizeof(upstream), "%s",
 		    settings.upstream_host.text);

@@ -17,7 +17,9 @@ int __wrap_prlimit(
 #define CGROUP "/proc/self/cgroup"
 #define PIDS_MAX(group) "/sys/fs/cgroup" group "/pids.max"
 #define MOST_FILES 2147483584 /* that a kernel allows one process */
-#define TOO_MANY 100000000    /* more than any limit here */
+#define PID_MAX "/proc/sys/kernel/pid_max"
+#define MAX_MAP_COUNT "/proc/sys/vm/max_map_count"
+#define TOO_MANY 100000000 /* more than any limit here */
 
 /* A file of the machine's. Text: NULL, if it can't be read. */
 struct fake {
@@ -137,6 +139,14 @@ test_least_counts(void **state)
 		{{THREADS_MAX, "600\n"}, {CGROUP, "0::/\n"},
 		    {PIDS_MAX(""), "601\n"}},
 		2, 290, "threads-max"},
+	    {TOO_MANY, TOO_MANY,
+		{{THREADS_MAX, "100000\n"}, {PID_MAX, "32768\n"},
+		    {MAX_MAP_COUNT, "65530\n"}},
+		2, 16374, "pid_max"},
+	    {TOO_MANY, TOO_MANY,
+		{{THREADS_MAX, "100000\n"}, {PID_MAX, "4194304\n"},
+		    {MAX_MAP_COUNT, "65530\n"}},
+		2, 32755, "max_map_count"},
 	    {800, 810, {{THREADS_MAX, "808\n"}}, 2, 390, "RLIMIT_NOFILE"},
 	    {812, 810, {{THREADS_MAX, "808\n"}}, 2, 394, "threads-max"},
 	    {812, 804, {{THREADS_MAX, "808\n"}}, 2, 392, "RLIMIT_NPROC"},
