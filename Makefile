@@ -153,7 +153,7 @@ WRAPS_relay = connect poll pthread_create recv send setsockopt shutdown \
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd malloc poll \
 	pthread_create signalfd stream_listen
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt \
-	listen setsockopt shutdown socket
+	listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults harness main network program strict \
 	strict_dial strict_end strict_hostile strict_limits strict_listen \
 	strict_load strict_log strict_service strict_stop strict_target \

@@ -8,21 +8,13 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #include <linux/netfilter_ipv4.h>
 
 #define BACKLOG 4096 /* SOMAXCONN is 128 with musl; the kernel has its own */
-
-static void
-close_keep_errno(int fd)
-{
-	int saved = errno;
-
-	close(fd);
-	errno = saved;
-}
 
 /* Only for options whose failure does no harm. */
 static void
@@ -68,9 +60,9 @@ stream_prepare(int fd, int family)
 }
 
 static int
-open_socket(int family)
+open_socket(int family, int flags)
 {
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 
 	if (fd != -1)
 		stream_prepare(fd, family);
@@ -80,7 +72,7 @@ open_socket(int family)
 int
 stream_listen(const struct address *address)
 {
-	int fd = open_socket(address->any.sa_family);
+	int fd = open_socket(address->any.sa_family, 0), error;
 
 	if (fd == -1)
 		return -1;
@@ -89,7 +81,9 @@ stream_listen(const struct address *address)
 		set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (bind(fd, &address->any, address->length) == -1 ||
 	    listen(fd, BACKLOG) == -1) {
-		close_keep_errno(fd);
+		error = errno;
+		close(fd);
+		errno = error;
 		return -1;
 	}
 	return fd;
@@ -126,34 +120,39 @@ is_own_peer(int fd)
 int
 stream_connect(const struct address *address, unsigned timeout_ms)
 {
-	bool is_vsock = address->any.sa_family == AF_VSOCK;
 	struct timeval limit = {.tv_sec = timeout_ms / 1000,
 	    .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
-	int fd = open_socket(address->any.sa_family), status;
+	bool is_vsock = address->any.sa_family == AF_VSOCK;
+	int fd = open_socket(address->any.sa_family, SOCK_NONBLOCK), error;
+	struct pollfd done = {.fd = fd, .events = POLLOUT};
 
 	if (fd == -1)
 		return -1;
-	/* On vsock for what is sent before the data, too. */
-	status = setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (status == 0 && is_vsock)
-		status = setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
+	if (is_vsock) { /* its own is 2 s; and of what is sent before the data
+			 */
+		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
 		    &limit, sizeof(limit));
-	if (status == 0) {
-		do { /* EINTR: only after SIGSTOP and SIGCONT, signal(7) */
-			status = connect(fd, &address->any, address->length);
-		} while (status == -1 && errno == EINTR);
-		/* What connect(2) says when SO_SNDTIMEO ends it: socket(7). */
-		if (status == -1 && (errno == EINPROGRESS || errno == EALREADY))
-			errno = ETIMEDOUT;
+		(void)setsockopt(
+		    fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	}
-	if (status == 0 && !is_vsock && is_own_peer(fd)) {
-		errno = ECONNREFUSED;
-		status = -1;
+	do { /* connect(2) itself may sleep on, see DESIGN.md */
+		error = connect(fd, &address->any, address->length);
+	} while (error == -1 && errno == EINTR);
+	if (error == -1 && (error = errno) == EINPROGRESS) {
+		while ((error = poll(&done, 1, (int)timeout_ms)) == -1 &&
+		       (errno == EINTR || errno == ENOMEM))
+			continue;
+		error = error == 0    ? ETIMEDOUT
+			: error == -1 ? errno
+				      : stream_error(fd);
 	}
-	if (status == 0)
-		return fd;
-	close_keep_errno(fd);
-	return -1;
+	if (error == 0 && !is_vsock && is_own_peer(fd))
+		error = ECONNREFUSED;
+	(void)ioctl(fd, FIONBIO, &(int){0}); /* can't fail */
+	if (error != 0)
+		close(fd);
+	errno = error;
+	return error == 0 ? fd : -1;
 }
 
 int
