@@ -255,7 +255,7 @@ check-integration:
 	@tools/setup build check vsock
 	@$(MAKE_QUIETLY) $(JOBS) all $(INTEGRATION_FILE) $(FAULT_FILES) \
 		$(O)/tests/loopback
-	@tools/verdict $(RUN) --timeout 1200 $(RUN_SANITIZED) \
+	@tools/verdict $(RUN) --timeout 2400 $(RUN_SANITIZED) \
 		$(addprefix --add ,$(INTEGRATION_FILE) $(FAULT_FILES)) \
 		--env GROUP=$(GROUP) \
 		--env TESTS="$(TESTS)" --env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
