@@ -70,7 +70,9 @@ preamble_send(int fd, const struct address *target)
 
 	if (sent == (ssize_t)size)
 		return 0;
-	if (sent != -1 || errno == EAGAIN) /* SO_SNDTIMEO */
+	if (sent != -1) /* the peer has room for a part: at once, or in time */
+		errno = ENOBUFS;
+	else if (errno == EAGAIN) /* SO_SNDTIMEO */
 		errno = ETIMEDOUT;
 	return -1;
 }

@@ -20,7 +20,7 @@ struct address preamble_decode(const uint8_t *bytes);
 
 /* Sends the preamble in one piece on a connected socket. Returns 0, or -1 with
  * errno of send(2), which waits as long as stream_connect() did at most;
- * ETIMEDOUT: the peer has no room for all of it. */
+ * ETIMEDOUT, ENOBUFS: the peer has no room for it, or for all of it. */
 int preamble_send(int fd, const struct address *target);
 
 /* Reads a preamble and not one byte more, however it is cut, for at most

@@ -286,7 +286,7 @@ test_send_short(void **state)
 	wrap_calls(pair.ours);
 	most = 5;
 	assert_int_equal(preamble_send(pair.ours, &target), -1);
-	assert_int_equal(errno, ETIMEDOUT);
+	assert_int_equal(errno, ENOBUFS);
 	assert_int_equal(sends, 1);
 	close_pair(pair);
 }
