@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# For work on the programs: make, make check-unit, make lint.
+# For work on the programs: make, make unit, tools/lint.
 #   make STATIC=1 CC=$MUSL_CC        static
 #   make CC=$CLANG                   with clang
 {
