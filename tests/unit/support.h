@@ -16,6 +16,7 @@
 #include "address.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -136,6 +137,20 @@ pause_ms(long ms)
 			pause_ms(1);                             \
 		}                                                \
 	} while (0)
+
+/* Threads of the process, those of an emulator or a sanitizer included. */
+static inline unsigned
+count_threads(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	unsigned count = 0;
+
+	assert_non_null(tasks);
+	for (const struct dirent *i; (i = readdir(tasks)) != NULL;)
+		count += i->d_name[0] != '.';
+	closedir(tasks);
+	return count;
+}
 
 /* Descriptors in use: what leaks shows as a difference. Any thread. */
 static inline int
