@@ -39,6 +39,7 @@ dial(struct connection *c)
 int
 main(int argc, char *argv[])
 {
+	settings.paired = true;
 	options_parse("ip-to-vsock-transparent", options, argc, argv);
 	server_run(dial);
 }

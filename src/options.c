@@ -48,6 +48,10 @@ static const struct option common_table[] = {
     {0, "vsock-buffer", "BYTES",
 	"let vsock sockets take in so much ahead [default: the kernel's]",
 	OPTION_BUFFER, &settings.vsock_buffer},
+    {0, "paired", NULL,
+	"the vsock peer is one of these programs, too: where it gives up, so "
+	"do we",
+	OPTION_FLAG, &settings.paired},
     {'h', "help", NULL, "Print help", OPTION_HELP, NULL},
     {'V', "version", NULL, "Print version", OPTION_VERSION, NULL},
     {.name = NULL},
@@ -192,6 +196,7 @@ parse_value(const struct option *o, const char *value)
 		return valid;
 	case OPTION_LEVEL: return parse_word(level_words, value, o->number);
 	case OPTION_COPY: return parse_word(copy_words, value, o->number);
+	case OPTION_FLAG: *o->number = true; return true;
 	default: return false;
 	}
 }
@@ -213,11 +218,13 @@ take(struct parser *p, size_t index, const char *value)
 		printf("%s %s\n", p->program, VERSION);
 		end_of_output();
 	}
-	if (value == NULL)
+	if (value == NULL && o->metavar != NULL)
 		usage_error(
 		    "no value for '%s': expected %s", text, expected[o->type]);
 	if (p->seen[index])
-		usage_error("'%s' is given twice, now with '%s': expected once",
+		usage_error(value == NULL ? "'%s' is given twice: expected once"
+					  : "'%s' is given twice, now with "
+					    "'%s': expected once",
 		    text, value);
 	if (!parse_value(o, value))
 		usage_error("invalid value '%s' for '%s': expected %s", value,
@@ -261,8 +268,11 @@ options_parse(const char *program, const struct option *table, int argc,
 
 	for (; table->name != NULL; table++)
 		p.options[p.count++] = table;
-	for (table = common_table; table->name != NULL; table++)
-		p.options[p.count++] = table;
+	for (table = common_table; table->name != NULL; table++) {
+		/* What the program has set by itself is no option of it. */
+		if (table->type != OPTION_FLAG || !*table->number)
+			p.options[p.count++] = table;
+	}
 	for (int i = 1; i < argc; i++) {
 		index = find(&p, argv[i], &value);
 		/* A value starts with a dash only if it's a negative number. */

@@ -24,6 +24,9 @@ struct settings {
 	unsigned vsock_chunk;     /* most bytes handed to vsock in one call */
 	unsigned vsock_buffer;    /* see stream.h */
 	unsigned user_timeout;    /* likewise */
+	/* The vsock peer is one of these programs, too: where it gives up, so
+	 * do we. A program that sets it before it parses has no such option. */
+	unsigned paired;
 };
 
 extern struct settings settings;
@@ -42,6 +45,7 @@ enum option_type {
 	OPTION_BUFFER,                         /* 262144 to 1073741824 */
 	OPTION_LEVEL,                          /* of the log */
 	OPTION_COPY,                           /* a copy mode */
+	OPTION_FLAG,                           /* no value; sets 1 */
 	OPTION_HELP,
 	OPTION_VERSION,
 };

@@ -48,6 +48,7 @@ dial(struct connection *c)
 int
 main(int argc, char *argv[])
 {
+	settings.paired = true;
 	options_parse("vsock-to-ip-transparent", options, argc, argv);
 	server_run(dial);
 }

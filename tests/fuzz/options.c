@@ -140,6 +140,10 @@ check_settings(size_t program)
 	assert(s->vsock_chunk >= 4096 && s->vsock_chunk <= 1048576);
 	assert(s->vsock_buffer == 0 ||
 	       (s->vsock_buffer >= 262144 && s->vsock_buffer <= 1073741824));
+	assert(s->paired <= 1);
+	assert(s->paired == 1 ||
+	       (mains[program] != main_ip_to_vsock_transparent &&
+		   mains[program] != main_vsock_to_ip_transparent));
 }
 
 /* A command line that is taken is complete, and no option is given twice. */

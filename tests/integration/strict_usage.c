@@ -103,6 +103,11 @@ struct flag {
 	bool required;
 };
 
+/* Behind all that have values, as NO_VALUE ends loops over them. */
+#define PAIRED_FLAG                              \
+	{                                        \
+		0, "paired", "", NO_VALUE, false \
+	}
 #define COMMON_FLAGS                                            \
 	{0, "connect-timeout", " <SECONDS>", NUMBER, false},    \
 	    {0, "idle-timeout", " <SECONDS>", TIME, false},     \
@@ -120,15 +125,15 @@ struct flag {
 
 static const struct synopsis {
 	const char *program;
-	struct flag flags[14]; /* up to one without a name */
+	struct flag flags[15]; /* up to one without a name */
 } synopses[] = {
     {"ip-to-vsock",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
-	    COMMON_FLAGS}},
-    {"vsock-to-ip",
-	{{'v', "vsock-addr", " <VSOCK_ADDR>", LISTEN_VSOCK, true},
-	    {'i', "ip-addr", " <IP_ADDR>", UPSTREAM_IP, true}, COMMON_FLAGS}},
+	    COMMON_FLAGS, PAIRED_FLAG}},
+    {"vsock-to-ip", {{'v', "vsock-addr", " <VSOCK_ADDR>", LISTEN_VSOCK, true},
+			{'i', "ip-addr", " <IP_ADDR>", UPSTREAM_IP, true},
+			COMMON_FLAGS, PAIRED_FLAG}},
     {"ip-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
@@ -139,7 +144,8 @@ static const struct synopsis {
 	    COMMON_FLAGS}},
     {"port-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
-	    {'v', "vsock", " <VSOCK>", UPSTREAM_CID, true}, COMMON_FLAGS}},
+	    {'v', "vsock", " <VSOCK>", UPSTREAM_CID, true}, COMMON_FLAGS,
+	    PAIRED_FLAG}},
 };
 
 /* One row for each program. */
@@ -359,6 +365,13 @@ test_good_values(void **state)
 				good++;
 		}
 	}
+	if (has_flag(b.synopsis, "paired")) {
+		struct arguments a = {.count = 0};
+
+		add(&a, "--paired");
+		add_required(&a, b.synopsis, SIZE_MAX);
+		try(&b, &a, "", "");
+	}
 	judge(&b);
 	assert_true(b.total > 12);
 }
@@ -423,6 +436,14 @@ test_given_twice(void **state)
 				"'%s': expected once", good[form % 2]));
 		}
 	}
+	if (has_flag(b.synopsis, "paired")) {
+		struct arguments a = {.count = 0};
+
+		add(&a, "--paired");
+		add_required(&a, b.synopsis, SIZE_MAX);
+		add(&a, "--paired");
+		try(&b, &a, "'--paired' is given twice", "expected once");
+	}
 	judge(&b);
 	assert_true(b.total > 12);
 }
@@ -437,7 +458,7 @@ test_unknown(void **state)
 	    "--copyx=auto", "--log", "--log_level", "--LOG-LEVEL", "-I", "-c",
 	    "-?", "--connect-timeou=1", "\xc3\xa4"};
 	static const char *const others[] = {
-	    "ip-addr", "vsock-addr", "vsock", "preamble-timeout"};
+	    "ip-addr", "vsock-addr", "vsock", "preamble-timeout", "paired"};
 	struct batch b = {.synopsis = &synopses[(uintptr_t)*state]};
 
 	for (size_t i = 0; i < COUNT(strays) + COUNT(others); i++) {
@@ -474,10 +495,13 @@ test_unwanted_value(void **state)
 	    {"--version=1", "'1'", "'--version'"},
 	    {"-V1", "'1'", "'--version'"},
 	    {"-Vh", "'h'", "'--version'"},
+	    /* Which not all programs have. */
+	    {"--paired=1", "'1'", "'--paired'"},
 	};
 	struct batch b = {.synopsis = &synopses[(uintptr_t)*state]};
+	size_t count = COUNT(flags) - !has_flag(b.synopsis, "paired");
 
-	for (size_t i = 0; i < COUNT(flags); i++) {
+	for (size_t i = 0; i < count; i++) {
 		struct arguments a = {.count = 0};
 
 		add(&a, flags[i][0]);
@@ -488,7 +512,7 @@ test_unwanted_value(void **state)
 		    "expected none");
 	}
 	judge(&b);
-	assert_int_equal(b.total, COUNT(flags));
+	assert_int_equal(b.total, count);
 }
 
 /* How a row of --help starts. */

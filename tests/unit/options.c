@@ -269,6 +269,7 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.grace, 8);
 	assert_int_equal(parsed->settings.idle_timeout, 0);
 	assert_int_equal(parsed->settings.user_timeout, 0);
+	assert_int_equal(parsed->settings.paired, 0);
 	assert_false(parsed->settings.listener_passed);
 }
 
@@ -594,6 +595,12 @@ test_unexpected(void **state)
 	    {ip_table, {"-i", "a:1", "3:1"}, UNEXPECTED("3:1")},
 	    {ip_table, {"-ia:1", "-v3:1", "extra"}, UNEXPECTED("extra")},
 	    {cid_table, {"--own-number", "5"}, UNEXPECTED("--own-number")},
+	    {cid_table, {"-v3", "--paired", "--grace=1", "--paired"},
+		"error: '--paired' is given twice: expected once" HINT},
+	    {cid_table, {"-v3", "--paired", "1"}, UNEXPECTED("1")},
+	    {cid_table, {"-v3", "--pair"}, UNEXPECTED("--pair")},
+	    {cid_table, {"--paired=1"}, NO_VALUE_TAKEN("1", "--paired")},
+	    {cid_table, {"--paired="}, NO_VALUE_TAKEN("", "--paired")},
 	    {cid_table, {"--help=yes"}, NO_VALUE_TAKEN("yes", "--help")},
 	    {cid_table, {"--help="}, NO_VALUE_TAKEN("", "--help")},
 	    {cid_table, {"-hV"}, NO_VALUE_TAKEN("V", "--help")},
@@ -642,6 +649,7 @@ test_help(void **state)
 	    {"", "--copy <MODE>", ""},
 	    {"", "--vsock-chunk <BYTES>", ""},
 	    {"", "--vsock-buffer <BYTES>", ""},
+	    {"", "--paired", ""},
 	    {"-h,", "--help", "Print help\n"},
 	    {"-V,", "--version", "Print version\n"},
 	};
@@ -669,10 +677,32 @@ test_help(void **state)
 	}
 }
 
+static void
+test_paired(void **state)
+{
+	/* Fails if one of a pair doesn't know that it is one, or a program that
+	 * can be nothing else lets users think that they choose. */
+	(void)state;
+	parse(cid_table, ARGS("--paired", "-v3", "--grace=1", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.paired, 1);
+	assert_int_equal(parsed->settings.grace, 1);
+	settings.paired = true;
+	parse(cid_table, ARGS("-v3", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.paired, 1);
+	parse(cid_table, ARGS("-v3", "--paired", NULL));
+	assert_usage_error(UNEXPECTED("--paired"));
+	parse(cid_table, ARGS("--help", NULL));
+	assert_int_equal(outcome.status, 0);
+	assert_null(strstr(outcome.out, "--paired"));
+}
+
 static int
-unset_listeners(void **state)
+start_afresh(void **state)
 {
 	(void)state;
+	settings.paired = false;
 	listen_fds = NULL;
 	listen_pid = FOR_NOBODY;
 	return 0;
@@ -828,7 +858,7 @@ test_output_fails(void **state)
 	close(full);
 }
 
-#define TEST(name) cmocka_unit_test_setup(name, unset_listeners)
+#define TEST(name) cmocka_unit_test_setup(name, start_afresh)
 
 int
 main(void)
@@ -848,6 +878,7 @@ main(void)
 	    TEST(test_values_missing),
 	    TEST(test_unexpected),
 	    TEST(test_help),
+	    TEST(test_paired),
 	    TEST(test_family),
 	    TEST(test_listener_passed),
 	    TEST(test_two_listeners),
