@@ -24,14 +24,17 @@ let
       description = "Which of the programs.";
     };
     settings = mkOption {
-      type = types.attrsOf (types.either types.int types.str);
+      type = types.attrsOf (types.either types.bool (types.either types.int types.str));
       default = { };
       example = {
         ip-addr = "0.0.0.0:443";
         vsock-addr = "88:4000";
         log-level = "warn";
       };
-      description = "The program's flags, by their long names without the dashes.";
+      description = ''
+        The program's flags, by their long names without the dashes. One that
+        takes no value is `true`, or left out.
+      '';
     };
     socketActivation = mkOption {
       type = types.bool;
@@ -102,7 +105,9 @@ let
       serviceConfig = {
         ExecStart = utils.escapeSystemdExecArgs (
           [ "${cfg.package}/bin/${instance.program}" ]
-          ++ lib.mapAttrsToList (flag: value: "--${flag}=${toString value}") flags
+          ++ lib.mapAttrsToList (
+            flag: value: if value == true then "--${flag}" else "--${flag}=${toString value}"
+          ) (lib.filterAttrs (_: value: value != false) flags)
         );
         Type = "notify";
         Restart = "always";

@@ -115,6 +115,18 @@
         "flags" =
           has (unit { instances.a = instance; } "a.service")
             "/bin/vsock-to-ip\" \"--ip-addr=100%%:80\" \"--max-connections=7\"\n";
+        "flags without values" =
+          let
+            text =
+              paired:
+              unit {
+                instances.a = {
+                  program = "vsock-to-ip";
+                  settings = { inherit paired; };
+                };
+              } "a.service";
+          in
+          has (text true) "/bin/vsock-to-ip\" \"--paired\"\n" && has (text false) "/bin/vsock-to-ip\"\n";
         "no writable code without UPX" =
           has (unit { instances.a = instance; } "a.service") "MemoryDenyWriteExecute=true";
         "writable code for UPX" = has (unit {
