@@ -132,7 +132,7 @@ UNIT_FILES = $(UNIT:%=$(O)/tests/unit/%)
 NEEDS_address = address
 NEEDS_capacity = capacity
 NEEDS_connection = connection options service relay copy stream address log
-NEEDS_copy = copy stream address
+NEEDS_copy = copy
 NEEDS_log = log
 NEEDS_options = options address log service
 NEEDS_preamble = preamble address
@@ -144,12 +144,11 @@ NEEDS_stream = stream address
 WRAPS_capacity = open prlimit
 WRAPS_connection = clock_gettime free log_line malloc pthread_create \
 	relay_run stream_complete stream_connect stream_original_destination
-WRAPS_copy = close fcntl getsockopt mmap munmap pipe2 poll recv send \
-	setsockopt splice
+WRAPS_copy = close fcntl mmap munmap pipe2 poll recv send setsockopt splice
 WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv send
-WRAPS_relay = connect poll pthread_create recv send setsockopt shutdown \
-	splice
+WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
+	shutdown splice stream_gone
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd malloc poll \
 	pthread_create signalfd stream_listen
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt \

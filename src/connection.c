@@ -142,7 +142,7 @@ run_connection(void *argument)
 		if (c->relay.failure == 0 &&
 		    (stream_complete(c->relay.client) == -1 ||
 			stream_complete(c->relay.upstream) == -1))
-			(void)relay_fail(&c->relay, RELAY_NO_RESOURCES, errno);
+			relay_fail(&c->relay, RELAY_NO_RESOURCES, errno);
 	}
 	end_connection(c);
 	return NULL;
@@ -192,7 +192,7 @@ connection_start(int fd, const struct address *peer)
 	    .number = ++accepted,
 	    .accepted = clock_ms(),
 	    .peer = *peer,
-	    .relay = {.client = fd, .upstream = -1},
+	    .relay = {.client = fd, .upstream = -1, .paired = settings.paired},
 	    .upstream = "-",
 	    .target = "-",
 	    .end = END_NO_UPSTREAM};
@@ -223,7 +223,7 @@ connection_end_idle(uint64_t ms)
 			c->moved = moved;
 			c->moved_at = now;
 		} else if (c->relay.upstream != -1 && now - c->moved_at >= ms) {
-			(void)relay_fail(&c->relay, RELAY_IDLE, ETIMEDOUT);
+			relay_fail(&c->relay, RELAY_IDLE, ETIMEDOUT);
 		}
 	}
 	pthread_mutex_unlock(&lock);

@@ -3,7 +3,7 @@
  * until a read is full: then there is more to come, and until the flow pauses,
  * more is read at once. An idle connection holds a page of data at most. */
 #include "copy.h"
-#include "stream.h"
+#include "clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,15 +15,32 @@
 
 #define SMALL 4096
 #define LARGE 262144 /* about what a vsock socket's queue holds */
+#define LAST_MS 10000
 
 struct engine {
 	int from, to;
 	size_t chunk, large_size;
 	_Atomic uint64_t *moved;
+	copy_deadline *deadline;
 	char *small, *large; /* the buffers, if not spliced */
 	bool splice, bulk_splice, bulk;
 	int pipe_fds[2];
 };
+
+void
+copy_set_deadline(copy_deadline *deadline)
+{
+	uint64_t none = 0;
+
+	(void)atomic_compare_exchange_strong(
+	    deadline, &none, clock_ms() + LAST_MS);
+}
+
+bool
+copy_is_over(const copy_deadline *deadline)
+{
+	return *deadline != 0 && clock_ms() >= *deadline;
+}
 
 /* Lets calls that wait for a socket say EAGAIN after so many seconds; 0: never.
  * Where it fails, memory is given back late, and resets are noticed late. */
@@ -62,24 +79,20 @@ end_bulk(struct engine *e)
 	e->bulk = false;
 }
 
-/* Waits until `to` may take more. Returns -1 with errno if `from` fails first:
- * nobody reads from it meanwhile, so nobody else would notice. */
-static int
+/* Waits until `to` may take more, and looks whether `from` fails: nobody reads
+ * from it meanwhile, so nobody else would notice. */
+static void
 wait_for_room(const struct engine *e)
 {
 	struct pollfd fds[] = {{e->to, POLLOUT, 0}, {e->from, 0, 0}};
-	int error;
 
 	/* A vsock peer that has closed shows only in a write: try at times. */
 	if (poll(fds, 2, 1000) <= 0 || fds[0].revents != 0)
-		return 0;
-	if (fds[1].revents & POLLERR && (error = stream_error(e->from)) != 0) {
-		errno = error;
-		return -1;
-	}
-	/* Closed both ways, or the opposite direction was told: look away. */
+		return;
+	if (fds[1].revents & POLLERR) /* the error is left for the next read */
+		copy_set_deadline(e->deadline);
+	/* That, or closed both ways: look away. */
 	(void)poll(fds, 1, 1000);
-	return 0;
 }
 
 /* Delivers n bytes of a buffer or, if that is NULL, of the pipe: never more
@@ -91,6 +104,8 @@ deliver(const struct engine *e, const char *bytes, size_t n)
 		size_t most = n - done < e->chunk ? n - done : e->chunk;
 		ssize_t sent;
 
+		if (copy_is_over(e->deadline))
+			return COPY_OVER;
 		errno = EIO; /* for 0, which was never seen */
 		sent = bytes == NULL
 			   ? splice(e->pipe_fds[0], NULL, e->to, NULL, most, 0)
@@ -100,8 +115,7 @@ deliver(const struct engine *e, const char *bytes, size_t n)
 			done += (size_t)sent;
 			*e->moved += (uint64_t)sent;
 		} else if (sent == -1 && errno == EAGAIN) {
-			if (wait_for_room(e) == -1)
-				return COPY_READ_FAILED;
+			wait_for_room(e);
 		} else if (sent == 0 || errno != EINTR) {
 			return COPY_WRITE_FAILED;
 		}
@@ -143,13 +157,15 @@ copy_loop(struct engine *e)
 }
 
 enum copy_end
-copy_run(int from, int to, struct copy_way way, _Atomic uint64_t *moved)
+copy_run(int from, int to, struct copy_way way, _Atomic uint64_t *moved,
+    copy_deadline *deadline)
 {
 	char small[SMALL];
 	struct engine e = {.from = from,
 	    .to = to,
 	    .chunk = way.chunk != 0 ? way.chunk : LARGE,
 	    .moved = moved,
+	    .deadline = deadline,
 	    .small = small};
 	bool piped = way.splice && pipe2(e.pipe_fds, O_CLOEXEC) == 0;
 	enum copy_end end;

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two threads share two sockets. The first failure is recorded before anybody
- * is woken; an end-of-file is passed on only after a look at that record. */
+ * is woken; an end-of-file is passed on only after a look at that record. Of a
+ * side that fails, the direction that reads from it ends both: when what came
+ * before is delivered. */
 #include "relay.h"
+#include "clock.h"
 #include "stream.h"
 
 #include <errno.h>
@@ -15,6 +18,9 @@
 #define STACK_SIZE 131072
 #endif
 
+#define WATCH_MS 500
+#define GONE_MS 60000 /* what TCP gives a socket that nobody has any more */
+
 struct direction {
 	struct relay *relay;
 	struct direction *opposite;
@@ -22,76 +28,147 @@ struct direction {
 	struct copy_way way;
 	enum relay_end from_error, to_error;
 	_Atomic uint64_t *moved;
+	uint64_t gone_at;         /* clock_ms(): see hidden_error() */
 	atomic_bool write_closed; /* `to` was, or is about to be, shut down */
+	atomic_bool ended;        /* nothing is copied any more */
 };
 
-bool
-relay_fail(struct relay *relay, enum relay_end end, int error)
+/* Every failure but EPIPE, which on vsock means only that the peer doesn't read
+ * any more, is the end of a socket: time runs for what is on its way. */
+static void
+record(struct relay *relay, enum relay_end end, int error)
 {
 	int none = 0;
 
-	if (error != 0 && atomic_compare_exchange_strong(
-			      &relay->failure, &none, (int)end << 16 | error)) {
-		stream_reset(relay->client);
-		stream_reset(relay->upstream);
-	}
-	return relay->failure != 0;
+	(void)atomic_compare_exchange_strong(
+	    &relay->failure, &none, (int)end << 16 | error);
+	if (error != EPIPE)
+		copy_set_deadline(&relay->deadline);
+}
+
+static void
+reset_both(struct relay *relay)
+{
+	if (atomic_exchange(&relay->deadline, 1) == 1)
+		return;
+	stream_reset(relay->client);
+	stream_reset(relay->upstream);
+}
+
+void
+relay_fail(struct relay *relay, enum relay_end end, int error)
+{
+	record(relay, end, error);
+	reset_both(relay);
+}
+
+/* After a failure: when what both kernels took is delivered, nothing is left.
+ */
+static void
+end_both(struct relay *relay)
+{
+	copy_set_deadline(&relay->deadline);
+	while (!copy_is_over(&relay->deadline) &&
+	       !(stream_delivered(relay->client) &&
+		   stream_delivered(relay->upstream)))
+		(void)poll(NULL, 0, 10);
+	reset_both(relay);
 }
 
 /* An end-of-file may be a reset in disguise: the kernel reports an error once,
  * and the thread that writes to this socket may have been told and not have
  * recorded it yet; a vsock socket whose peer machine died reports end-of-file
- * to all but those asleep. Waits so long, or for such news. Returns 0 for a
- * clean end, or an errno. */
+ * to all but those asleep; and vsock's abort is a full close. Waits so long, or
+ * for such news. Returns 0 for a clean end, or an errno. */
 static int
-hidden_error(const struct direction *d, int ms)
+hidden_error(struct direction *d, int ms)
 {
 	struct pollfd state = {.fd = d->from};
 	int error = 0;
 
-	if (poll(&state, 1, ms) <= 0)
-		return 0;
+	(void)poll(&state, 1, ms);
 	if (state.revents & POLLERR)
 		error = stream_error(d->from);
 	/* A TCP socket that we have not shut down hangs up only by a reset. */
 	if (error == 0 && state.revents & POLLHUP && !d->opposite->write_closed)
 		error = ECONNRESET;
-	return error;
+	/* This question is asked before the note is looked at. */
+	if (error != 0 || !stream_gone(d->from) || d->opposite->write_closed)
+		return error;
+	/* One that isn't of a pair may have sent all and left, and the other
+	 * side may still work on it. */
+	if (d->gone_at == 0 && (d->relay->paired || stream_delivered(d->to)))
+		d->gone_at = clock_ms();
+	return d->gone_at != 0 &&
+		       (d->relay->paired || clock_ms() - d->gone_at >= GONE_MS)
+		   ? EPIPE
+		   : 0;
 }
 
+/* `from` has ended or failed: with an errno, or 0. */
 static void
-pass_on_eof(struct direction *d)
+pass_on_end(struct direction *d, int error)
 {
-	int error = hidden_error(d, 0);
+	if (error == 0)
+		error = hidden_error(d, 0);
+	if (error != 0)
+		record(d->relay, d->from_error, error);
+	if (d->relay->failure >> 16 == (int)d->from_error) {
+		end_both(d->relay);
+	} else if (d->relay->failure == 0) {
+		d->write_closed = true;
+		/* ENOTCONN: reset, and nobody has noticed yet. */
+		if (shutdown(d->to, SHUT_WR) == -1)
+			record(d->relay, d->to_error,
+			    errno == ENOTCONN ? ECONNRESET : errno);
+	} /* else: the opposite direction, which reads from `to`, ends both */
+}
 
-	if (relay_fail(d->relay, d->from_error, error))
-		return;
-	d->write_closed = true;
-	/* ENOTCONN: reset, and nobody has noticed yet. */
-	if (shutdown(d->to, SHUT_WR) == -1)
-		relay_fail(d->relay, d->to_error,
-		    errno == ENOTCONN ? ECONNRESET : errno);
-	/* The opposite direction, which only writes to it, may be idle: who
-	 * else would notice if `from` is reset now? */
-	while (!relay_fail(d->relay, d->from_error, error) &&
-	       !d->opposite->write_closed)
-		error = hidden_error(d, 1000);
+/* The opposite direction, which only writes to `from`, may be idle: who else
+ * would notice if that fails now? */
+static void
+watch(struct direction *d)
+{
+	int error = 0;
+
+	while (error == 0 && !d->opposite->ended &&
+	       !copy_is_over(&d->relay->deadline))
+		error = hidden_error(d, WATCH_MS);
+	if (error != 0)
+		record(d->relay, d->from_error, error);
+	if (d->relay->failure != 0)
+		end_both(d->relay);
 }
 
 static void *
 run_direction(void *argument)
 {
 	struct direction *d = argument;
-	enum copy_end end = copy_run(d->from, d->to, d->way, d->moved);
+	enum copy_end end =
+	    copy_run(d->from, d->to, d->way, d->moved, &d->relay->deadline);
+	int error = errno;
 
-	/* Linux 4.14 says ENOTCONN at the end of a vsock stream. After a TCP
-	 * reset it means that the error was reported elsewhere. */
-	if (end == COPY_EOF || (end == COPY_READ_FAILED && errno == ENOTCONN))
-		pass_on_eof(d);
-	else
-		relay_fail(d->relay,
-		    end == COPY_READ_FAILED ? d->from_error : d->to_error,
-		    errno);
+	if (end == COPY_OVER) {
+		/* Of what set the deadline there is a record, but if nobody was
+		 * told of the error yet. */
+		error = stream_error(d->from);
+		record(d->relay, error != 0 ? d->from_error : d->to_error,
+		    error != 0 ? error : ECONNRESET);
+	} else if (end != COPY_WRITE_FAILED) {
+		/* Linux 4.14 says ENOTCONN at the end of a vsock stream. After
+		 * a TCP reset it means that the error was reported elsewhere.
+		 */
+		pass_on_end(
+		    d, end == COPY_EOF || error == ENOTCONN ? 0 : error);
+	} else {
+		record(d->relay, d->to_error, error);
+		/* These tell that it is gone, or doesn't read. But it may have
+		 * answered before, which the opposite direction hands out. */
+		if (error != EPIPE && error != ECONNRESET)
+			end_both(d->relay);
+	}
+	d->ended = true;
+	watch(d);
 	return NULL;
 }
 
@@ -100,15 +177,16 @@ relay_run(struct relay *relay, struct copy_way up_way, struct copy_way down_way)
 {
 	struct direction down,
 	    up = {relay, &down, relay->client, relay->upstream, up_way,
-		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, &relay->up, false};
+		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, &relay->up, 0, false,
+		false};
 	_Alignas(max_align_t) char stack[STACK_SIZE];
 	pthread_attr_t attr;
 	pthread_t thread;
 	int error;
 
 	down = (struct direction){relay, &up, relay->upstream, relay->client,
-	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, &relay->down,
-	    false};
+	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, &relay->down, 0,
+	    false, false};
 	(void)pthread_attr_init(&attr); /* can't fail on Linux */
 	(void)pthread_attr_setstack(&attr, stack, sizeof(stack));
 	error = pthread_create(&thread, &attr, run_direction, &down);

@@ -20,17 +20,19 @@ struct relay {
 	_Atomic uint64_t up;   /* bytes that the upstream's kernel took */
 	_Atomic uint64_t down; /* bytes that the client's kernel took */
 	atomic_int failure; /* the first: its relay_end times 65,536, + errno */
+	copy_deadline deadline; /* since there is a failure; 1: all was reset */
+	bool paired; /* the vsock peer closes both ways only when it gives up */
 };
 
 /* Relays in this thread and a second one, until both directions have ended.
  * End-of-file from one side becomes shutdown(SHUT_WR) of the other when all
- * data is delivered; the opposite direction goes on without a time limit. Any
- * error ends both directions, and stream_reset() both sockets. Needs 160 KiB of
- * stack. */
+ * data is delivered; the opposite direction goes on without a time limit. When
+ * one side fails, what it had sent is delivered to the other, for 10 s at most;
+ * then both sockets are stream_reset(), or closing them resets. Needs 160 KiB
+ * of stack. */
 void relay_run(
     struct relay *relay, struct copy_way up_way, struct copy_way down_way);
 
-/* Records a failure and resets both sockets, unless there was one before; an
- * error of 0 only asks. Returns whether there is one. Any thread, as long as
- * the sockets are open. */
-bool relay_fail(struct relay *relay, enum relay_end end, int error);
+/* Records a failure, unless there was one before, and resets both sockets at
+ * once. Doesn't wait. Any thread, as long as the sockets are open. */
+void relay_fail(struct relay *relay, enum relay_end end, int error);

@@ -242,34 +242,48 @@ stream_complete(int fd)
 	return setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
 }
 
+bool
+stream_delivered(int fd)
+{
+	struct tcp_info info;
+	socklen_t length = sizeof(info);
+	int queued = 0;
+
+	/* What is queued when a connection fails stays counted. */
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == -1 ||
+	       info.tcpi_state == TCP_CLOSE ||
+	       ioctl(fd, TIOCOUTQ, &queued) == -1 || queued == 0;
+}
+
+bool
+stream_gone(int fd)
+{
+	return get_option(fd, SO_DOMAIN) == AF_VSOCK &&
+	       send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) == -1 &&
+	       errno == EPIPE;
+}
+
 void
 stream_reset(int fd)
 {
 	static const struct sockaddr disconnect = {.sa_family = AF_UNSPEC};
-	struct pollfd writable = {.fd = fd, .events = POLLOUT};
 
-	if (get_option(fd, SO_DOMAIN) == AF_VSOCK) {
-		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
-		return;
-	}
 	/* connect(2) to AF_UNSPEC is TCP's abort: it sends the reset and wakes
 	 * readers and writers (tcp_disconnect()); close(2) wakes nobody. Some
-	 * 6.x kernels refuse it while a thread waits (EBUSY): wake the reader
-	 * first. A writer that waits is woken only by the end of its side; the
-	 * FIN of that stands behind a full queue, which close(2) drops. */
-	for (int tries = 0; tries < 20; tries++) {
-		if (connect(fd, &disconnect, sizeof(disconnect)) == 0)
-			return;
+	 * 6.x kernels refuse it while a thread waits (EBUSY): that wakes the
+	 * reader, and the reset comes with close(2). SHUT_WR would send a FIN.
+	 */
+	if (get_option(fd, SO_DOMAIN) == AF_VSOCK)
+		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
+	else if (connect(fd, &disconnect, sizeof(disconnect)) == -1)
 		(void)shutdown(fd, SHUT_RD);
-		(void)poll(NULL, 0, 1);
-	}
-	if (poll(&writable, 1, 0) == 0)
-		(void)shutdown(fd, SHUT_WR);
 }
 
 const char *
 stream_reason(int family, int error)
 {
+	if (error == EPIPE) /* it reads no more, though it has not ended */
+		return "the peer gave up";
 	if (family == AF_VSOCK) {
 		switch (error) {
 		case ECONNRESET:

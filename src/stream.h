@@ -54,9 +54,18 @@ int stream_error(int fd);
  * keepalive, for so long (tcp(7), TCP_USER_TIMEOUT). Not vsock. */
 void stream_user_timeout(int fd, unsigned ms);
 
-/* Ends both directions at once and wakes every thread that waits on fd. A TCP
- * peer sees a reset, never a clean end; vsock has no reset: a vsock peer reads
- * what is queued, then end-of-file. fd stays open. */
+/* Whether the peer has acknowledged all that was sent, or can't any more. vsock
+ * has nothing to ask: true. */
+bool stream_delivered(int fd);
+
+/* Whether a vsock peer has closed both ways, so that nothing can be sent to it;
+ * but also after our own shutdown(SHUT_WR). TCP: false. */
+bool stream_gone(int fd);
+
+/* Ends both directions at once and wakes the threads that wait on fd, but for a
+ * writer on kernels that refuse this: no call may wait long for room. A TCP
+ * peer sees a reset, at close(2) at the latest, never a clean end; vsock has no
+ * reset: a vsock peer reads what is queued, then end-of-file. fd stays open. */
 void stream_reset(int fd);
 
 /* All has been sent and received: from now on close(2) lets the kernel deliver

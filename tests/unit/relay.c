@@ -15,6 +15,8 @@
 #define STACK_SIZE 131072 /* as in relay.c */
 #endif
 
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
@@ -38,6 +40,9 @@ ssize_t __real_splice(int in, off_t *in_offset, int out, off_t *out_offset,
 ssize_t __wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset,
     size_t size, unsigned flags);
 
+bool __real_stream_gone(int fd);
+bool __wrap_stream_gone(int fd);
+
 /* What goes wrong. Set before the relay starts. */
 static struct {
 	int create_error;                /* of the relay's pthread_create(3) */
@@ -49,7 +54,12 @@ static struct {
 	int stolen_fd;           /* its error goes to the thread that writes */
 	sem_t stolen, ended;     /* and after that, its reader sees the end */
 	bool blind;              /* nobody watches for resets */
+	int send_fd, send_error; /* writing to this fails */
 } faults;
+/* A vsock peer that has closed both ways, as far as the relay can see. */
+static _Atomic int gone_fd;
+/* How many seconds the relay's clock is ahead. */
+static _Atomic int seconds_ahead;
 static _Atomic int reads_left;
 /* Threads inside of calls that wait on a descriptor, but for poll(2). */
 static _Atomic int waiting[256];
@@ -147,6 +157,22 @@ note_size(int fd, size_t size)
 }
 
 int
+__wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+	int status = __real_clock_gettime(clock, now);
+
+	if (!pthread_equal(pthread_self(), main_thread))
+		now->tv_sec += seconds_ahead;
+	return status;
+}
+
+bool
+__wrap_stream_gone(int fd)
+{
+	return fd == gone_fd;
+}
+
+int
 __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 {
 	if (address->sa_family == AF_UNSPEC && faults.busy_while_waiting &&
@@ -160,7 +186,7 @@ __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-	bool watches = count == 1 && fds->events == 0 && timeout == 1000;
+	bool watches = count == 1 && fds->events == 0 && timeout == 500;
 	bool lacks_room = timeout == 1000 && fds->events == POLLOUT;
 	int status;
 
@@ -171,9 +197,13 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 	if (watches) {
 		watching++;
 		/* Nothing but an event may end this in time. */
-		status = faults.blind
-			     ? __real_poll(NULL, 0, 10)
-			     : __real_poll(fds, 1, 2 * DEADLINE_S * 1000);
+		if (faults.blind)
+			status = __real_poll(NULL, 0, 10);
+		else if (faults.shutdown_error == EIO || gone_fd != -1)
+			/* nothing happens that poll(2) could tell */
+			status = __real_poll(fds, 1, timeout);
+		else
+			status = __real_poll(fds, 1, 2 * DEADLINE_S * 1000);
 		watching--;
 		return status;
 	}
@@ -225,6 +255,10 @@ __wrap_send(int fd, const void *buffer, size_t size, int flags)
 	ssize_t n;
 
 	note_size(fd, size);
+	if (fd == faults.send_fd) {
+		errno = faults.send_error;
+		return -1;
+	}
 	waiting[fd]++;
 	n = __real_send(fd, buffer, size, flags);
 	waiting[fd]--;
@@ -268,6 +302,10 @@ __wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset, size_t size,
 	}
 	before_read(in);
 	note_size(out, size);
+	if (out == faults.send_fd) {
+		errno = faults.send_error;
+		return -1;
+	}
 	waiting[in]++;
 	waiting[out]++;
 	n = __real_splice(in, in_offset, out, out_offset, size, flags);
@@ -338,6 +376,8 @@ prepare(size_t which)
 	relay.before = 0;
 	memset(&faults, 0, sizeof(faults));
 	faults.read_fd = faults.shutdown_fd = faults.stolen_fd = -1;
+	faults.send_fd = gone_fd = -1;
+	seconds_ahead = 0;
 	reads_left = 1;
 	polls = 0;
 	for (size_t i = 0; i < LENGTH(largest); i++)
@@ -899,6 +939,18 @@ test_gone_after_request(void **state)
 	for_each(check_gone_noticed);
 }
 
+/* What was on its way when a side failed has ten seconds. They pass now. */
+static void
+pass_last_seconds(void)
+{
+	uint64_t now;
+
+	AWAIT(relay.relay.deadline != 0);
+	now = (uint64_t)now_ms();
+	assert_in_range(relay.relay.deadline, now + 5000, now + 10000);
+	relay.relay.deadline = now;
+}
+
 static void
 check_blocked_writer(const struct side *side)
 {
@@ -906,6 +958,7 @@ check_blocked_writer(const struct side *side)
 	/* Now the proxy waits to write to the opposite, which doesn't read. */
 	fill_from(side->pair, side->opposite);
 	reset_peer(side->pair);
+	pass_last_seconds();
 	assert_ends_gone(side);
 	assert_reset(side->opposite->peer);
 }
@@ -927,6 +980,7 @@ check_both_blocked(const struct side *side)
 	fill_from(side->opposite, side->pair);
 	fill_from(side->pair, side->opposite);
 	reset_peer(side->pair);
+	pass_last_seconds();
 	assert_ends_gone(side);
 	assert_reset(side->opposite->peer);
 }
@@ -977,6 +1031,7 @@ check_blocked_writer_busy(const struct side *side)
 	reset_peer(side->pair);
 	assert_true(wait_for(side->pair->ours, 0));
 	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	pass_last_seconds();
 	job_end(&relay.job);
 	assert_int_equal(relay_end(), side->error);
 	assert_reset_by_close(side->opposite);
@@ -1102,6 +1157,221 @@ test_not_connected(void **state)
 	for_each(check_not_connected);
 }
 
+/* One side sends this, and then resets. */
+#define ANSWER 20000
+
+static void
+send_answer(const struct side *side)
+{
+	static const char zeros[ANSWER];
+
+	assert_int_equal(write_all(side->pair->peer, zeros, ANSWER), 0);
+}
+
+/* What came before the reset comes, and then the reset. */
+static void
+assert_answer_and_reset(const struct side *side)
+{
+	size_t count;
+
+	assert_int_equal(read_to_end(side->opposite->peer, &count), ECONNRESET);
+	assert_int_equal(count, ANSWER);
+}
+
+static void
+check_early_answer(const struct side *side)
+{
+	/* The other side sends, and this one doesn't read that. */
+	start();
+	fill_from(side->opposite, side->pair);
+	send_answer(side);
+	await_bytes(side->opposite->peer, ANSWER);
+	reset_peer(side->pair);
+	assert_answer_and_reset(side);
+	assert_ends_gone(side);
+}
+
+static void
+check_answer_to_slow(const struct side *side)
+{
+	size_t sent, count;
+	int on_its_way;
+
+	/* There is no room yet for the last that is sent. */
+	start();
+	sent = fill_connection(side->pair->peer, side->opposite->ours);
+	AWAIT(without_room[side->opposite->ours] == 1);
+	assert_int_equal(relay.relay.deadline, 0);
+	/* What its own kernel holds back is lost, as without a proxy. */
+	assert_int_equal(ioctl(side->pair->peer, TIOCOUTQ, &on_its_way), 0);
+	reset_peer(side->pair);
+	AWAIT(relay.relay.deadline != 0);
+	assert_int_equal(read_to_end(side->opposite->peer, &count), ECONNRESET);
+	assert_in_range(count, sent - (size_t)on_its_way, sent);
+	assert_ends_gone(side);
+}
+
+static void
+test_sent_before_reset(void **state)
+{
+	/* Fails if what a side sent before it failed doesn't reach the other
+	 * one, as it does without a proxy: an answer to a request that is still
+	 * being sent, and what a slow reader has not taken yet. */
+	(void)state;
+	for_each(check_early_answer);
+	for_each(check_answer_to_slow);
+}
+
+static void
+check_reads_no_more(const struct side *side)
+{
+	/* As a vsock peer that has shut down reading: it may send on. */
+	start();
+	assert_passes(side->opposite->peer, side->pair->peer, "hello");
+	faults.send_fd = side->pair->ours;
+	faults.send_error = EPIPE;
+	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	AWAIT(relay.relay.failure != 0);
+	for (int i = 0; i < 3; i++)
+		assert_passes(side->pair->peer, side->opposite->peer, "yes");
+	assert_int_equal(relay.relay.deadline, 0);
+	half_close(side->pair->peer);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, EPIPE);
+}
+
+static void
+test_reads_no_more(void **state)
+{
+	/* Fails if a side that reads no more can't send what it has to say, or
+	 * its end looks as if it had read all. */
+	(void)state;
+	for_each(check_reads_no_more);
+}
+
+static void
+check_write_error(const struct side *side)
+{
+	start();
+	assert_passes(side->opposite->peer, side->pair->peer, "hello");
+	faults.send_fd = side->pair->ours;
+	faults.send_error = ENOBUFS;
+	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	assert_reset(side->opposite->peer);
+	assert_reset(side->pair->peer);
+	assert_ends(side->error, ENOBUFS);
+}
+
+static void
+test_write_error(void **state)
+{
+	/* Fails if a connection that can't go on, though both sides are there,
+	 * waits for them to end. */
+	(void)state;
+	for_each(check_write_error);
+}
+
+/* What a vsock peer sent has arrived, and it has closed both ways. */
+static void
+check_gave_up(const struct side *side)
+{
+	relay.relay.paired = true;
+	start();
+	send_answer(side);
+	await_bytes(side->opposite->peer, ANSWER);
+	gone_fd = side->pair->ours;
+	half_close(side->pair->peer);
+	assert_answer_and_reset(side);
+	assert_ends(side->error, EPIPE);
+}
+
+static void
+check_gave_up_later(const struct side *side)
+{
+	relay.relay.paired = true;
+	gone_fd = -2;
+	start();
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_passes(side->opposite->peer, side->pair->peer, "answer");
+	gone_fd = side->pair->ours;
+	assert_true(wait_for(side->opposite->peer, 0));
+	assert_ends(side->error, EPIPE);
+}
+
+static void
+check_done(const struct side *side)
+{
+	/* Our own shutdown makes it look so. */
+	relay.relay.paired = true;
+	start();
+	half_close(side->opposite->peer);
+	assert_end(side->pair->peer);
+	gone_fd = side->pair->ours;
+	assert_passes(side->pair->peer, side->opposite->peer, "answer");
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_ends(RELAY_EOF, 0);
+}
+
+static void
+test_paired(void **state)
+{
+	/* Fails if data that the other program of a pair cut off looks
+	 * complete, or what is complete is reset. */
+	(void)state;
+	for_each(check_gave_up);
+	for_each(check_gave_up_later);
+	for_each(check_done);
+}
+
+static void
+check_gone(const struct side *side)
+{
+	gone_fd = side->pair->ours;
+	start();
+	assert_int_equal(write_all(side->pair->peer, "all", 3), 0);
+	half_close(side->pair->peer);
+	assert_int_equal(read_all(side->opposite->peer, (char[3]){0}, 3), 3);
+	assert_end(side->opposite->peer);
+	seconds_ahead = 59;
+	pause_ms(600); /* the watch looks */
+	assert_int_equal(relay.relay.failure, 0);
+	seconds_ahead = 60;
+	assert_true(wait_for(side->opposite->peer, 0));
+	assert_ends(side->error, EPIPE);
+}
+
+static void
+check_gone_undelivered(const struct side *side)
+{
+	size_t sent, count;
+
+	gone_fd = side->pair->ours;
+	start();
+	sent = fill_connection(side->pair->peer, side->opposite->ours);
+	half_close(side->pair->peer);
+	AWAIT(without_room[side->opposite->ours] == 1);
+	seconds_ahead = 100;
+	assert_int_equal(read_to_end(side->opposite->peer, &count), 0);
+	assert_int_equal(count, sent);
+	assert_int_equal(relay.relay.failure, 0);
+	assert_int_equal(write_all(side->opposite->peer, "answer", 6), 0);
+	AWAIT((seconds_ahead += 30) > 0 && relay.relay.failure != 0);
+	assert_true(wait_for(side->opposite->peer, 0));
+	assert_ends(side->error, EPIPE);
+}
+
+static void
+test_gone(void **state)
+{
+	/* Fails if a vsock peer that has sent all and left loses some of it, or
+	 * keeps its place for ever when the other side is silent. */
+	(void)state;
+	for_each(check_gone);
+	for_each(check_gone_undelivered);
+}
+
 static void
 check_end_not_passed_on(const struct side *side)
 {
@@ -1109,18 +1379,33 @@ check_end_not_passed_on(const struct side *side)
 	faults.shutdown_error = ENOTCONN;
 	start();
 	half_close(side->pair->peer);
+	AWAIT(relay.relay.failure != 0);
+	reset_peer(side->opposite);
+	assert_reset(side->pair->peer);
+	assert_ends(side->opposite_error, ECONNRESET);
+}
+
+static void
+check_end_never_passed_on(const struct side *side)
+{
+	faults.shutdown_fd = side->opposite->ours;
+	faults.shutdown_error = EIO;
+	start();
+	half_close(side->pair->peer);
+	pass_last_seconds();
 	assert_reset(side->pair->peer);
 	assert_reset(side->opposite->peer);
-	assert_ends(side->opposite_error, ECONNRESET);
+	assert_ends(side->opposite_error, EIO);
 }
 
 static void
 test_end_not_passed_on(void **state)
 {
 	/* Fails if an end that couldn't be passed on, because that side was
-	 * reset and nobody noticed, counts as a good end. */
+	 * reset and nobody noticed, counts as a good end, or stays. */
 	(void)state;
 	for_each(check_end_not_passed_on);
+	for_each(check_end_never_passed_on);
 }
 
 static void
@@ -1185,9 +1470,8 @@ check_fail_from_outside(const struct side *side)
 {
 	start();
 	assert_passes(side->pair->peer, side->opposite->peer, "hello");
-	assert_false(relay_fail(&relay.relay, RELAY_IDLE, 0));
 	assert_passes(side->opposite->peer, side->pair->peer, "answer");
-	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+	relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT);
 	assert_reset(side->pair->peer);
 	assert_reset(side->opposite->peer);
 	assert_ends(RELAY_IDLE, ETIMEDOUT);
@@ -1198,7 +1482,7 @@ check_fail_blocked(const struct side *side)
 {
 	start();
 	fill_from(side->pair, side->opposite);
-	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+	relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT);
 	assert_reset(side->opposite->peer);
 	assert_reset(side->pair->peer);
 	assert_ends(RELAY_IDLE, ETIMEDOUT);
@@ -1210,7 +1494,7 @@ check_fail_half_closed(const struct side *side)
 	start();
 	half_close(side->pair->peer);
 	assert_end(side->opposite->peer);
-	assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+	relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT);
 	assert_reset(side->pair->peer);
 	assert_ends(RELAY_IDLE, ETIMEDOUT);
 }
@@ -1232,14 +1516,12 @@ test_first_failure_counts(void **state)
 	/* Fails if the log blames a side for what was done to it. */
 	(void)state;
 	prepare(0);
-	assert_false(relay_fail(&relay.relay, RELAY_CLIENT_ERROR, 0));
 	assert_int_equal(relay.relay.failure, 0);
 	assert_passes(relay.client.ours, relay.client.peer, "alive");
-	assert_true(relay_fail(&relay.relay, RELAY_UPSTREAM_ERROR, EPIPE));
+	relay_fail(&relay.relay, RELAY_UPSTREAM_ERROR, EPIPE);
 	assert_reset(relay.client.peer);
 	assert_reset(relay.upstream.peer);
-	assert_true(relay_fail(&relay.relay, RELAY_CLIENT_ERROR, ECONNRESET));
-	assert_true(relay_fail(&relay.relay, RELAY_IDLE, 0));
+	relay_fail(&relay.relay, RELAY_CLIENT_ERROR, ECONNRESET);
 	assert_int_equal(relay_end(), RELAY_UPSTREAM_ERROR);
 	assert_int_equal(relay_error(), EPIPE);
 	finish();
@@ -1263,7 +1545,7 @@ test_counts_at_once(void **state)
 			pause_ms(1);
 		assert_moved(5, 3);
 		assert_false(job_has_ended(&relay.job));
-		assert_true(relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT));
+		relay_fail(&relay.relay, RELAY_IDLE, ETIMEDOUT);
 		assert_ends(RELAY_IDLE, ETIMEDOUT);
 		assert_moved(5, 3);
 		finish();
@@ -1293,6 +1575,11 @@ main(void)
 	    cmocka_unit_test(test_error_stolen),
 	    cmocka_unit_test(test_end_before_error),
 	    cmocka_unit_test(test_not_connected),
+	    cmocka_unit_test(test_sent_before_reset),
+	    cmocka_unit_test(test_reads_no_more),
+	    cmocka_unit_test(test_write_error),
+	    cmocka_unit_test(test_paired),
+	    cmocka_unit_test(test_gone),
 	    cmocka_unit_test(test_end_not_passed_on),
 	    cmocka_unit_test(test_read_error),
 	    cmocka_unit_test(test_no_thread),
