@@ -135,7 +135,7 @@ NEEDS_connection = connection options service relay copy stream address log
 NEEDS_copy = copy
 NEEDS_log = log
 NEEDS_options = options address log service
-NEEDS_preamble = preamble address
+NEEDS_preamble = preamble stream address
 NEEDS_relay = relay copy stream address
 NEEDS_server = server capacity connection options service relay copy stream \
 	address log
@@ -161,7 +161,7 @@ FUZZ = address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
 FUZZ_NEEDS_address = address
 FUZZ_NEEDS_options = $(MODULES) $(PROGRAMS:%=tests/fuzz/%)
-FUZZ_NEEDS_preamble = preamble address
+FUZZ_NEEDS_preamble = preamble stream address
 FUZZ_WRAPS_options = exit server_run socket
 FUZZ_WRAPS_preamble = recv
 INTEGRATION_FILE = $(O)/tests/integration/integration

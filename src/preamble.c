@@ -3,32 +3,28 @@
  * what follows the preamble belongs to the connection. */
 #include "preamble.h"
 #include "clock.h"
+#include "stream.h"
 
+#include <byteswap.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 
 static const uint8_t ipv6_mark[4] = {0xff, 0xff, 0xff, 0xff};
 
-/* IPv4 addresses are sent in the order opposite to the network's. */
-static void
-reverse(uint8_t to[4], const uint8_t from[4])
-{
-	for (size_t i = 0; i < 4; i++)
-		to[i] = from[3 - i];
-}
-
 size_t
 preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 {
 	struct address plain = *target;
-	uint32_t port = address_port(target);
+	uint32_t port = address_port(target), ipv4;
 
 	bytes[4] = (uint8_t)port;
 	bytes[5] = (uint8_t)(port >> 8);
 	address_unmap(&plain);
 	if (plain.any.sa_family == AF_INET) {
-		reverse(bytes, (const uint8_t *)&plain.in.sin_addr);
+		/* In the order opposite to the network's. */
+		ipv4 = bswap_32(plain.in.sin_addr.s_addr);
+		memcpy(bytes, &ipv4, sizeof(ipv4));
 		return PREAMBLE_SIZE_IPV4;
 	}
 	memcpy(bytes, ipv6_mark, sizeof(ipv6_mark));
@@ -48,16 +44,12 @@ struct address
 preamble_decode(const uint8_t *bytes)
 {
 	uint16_t port = (uint16_t)(bytes[4] | bytes[5] << 8);
-	struct address target;
-	uint8_t network[4];
+	struct address target = address_ip(AF_INET, bytes, port);
 
-	if (preamble_size(bytes) == PREAMBLE_SIZE_IPV6) {
+	target.in.sin_addr.s_addr = bswap_32(target.in.sin_addr.s_addr);
+	if (preamble_size(bytes) == PREAMBLE_SIZE_IPV6)
 		target = address_ip(AF_INET6, bytes + PREAMBLE_SIZE_IPV4, port);
-		address_unmap(&target);
-	} else {
-		reverse(network, bytes);
-		target = address_ip(AF_INET, network, port);
-	}
+	address_unmap(&target);
 	return target;
 }
 
@@ -77,7 +69,7 @@ preamble_send(int fd, const struct address *target)
 	return -1;
 }
 
-int
+const char *
 preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 {
 	struct pollfd readable = {.fd = fd, .events = POLLIN};
@@ -88,25 +80,19 @@ preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 
 	for (size_t have = 0; have < size; now = clock_ms()) {
 		if (now >= deadline ||
-		    poll(&readable, 1, (int)(deadline - now)) == 0) {
-			errno = ETIMEDOUT;
-			return -1;
-		}
+		    poll(&readable, 1, (int)(deadline - now)) == 0)
+			return "no whole preamble came in time";
 		n = recv(fd, bytes + have, size - have, MSG_DONTWAIT);
 		if (n == -1 && (errno == EAGAIN || errno == EINTR))
 			continue;
-		if (n <= 0) {
-			errno = n == 0 ? ENODATA : errno;
-			return -1;
-		}
+		if (n == -1)
+			return stream_reason(AF_UNSPEC, errno);
+		if (n == 0)
+			return "the client ended before its preamble was whole";
 		have += (size_t)n;
 		if (have == PREAMBLE_SIZE_IPV4)
 			size = preamble_size(bytes);
 	}
 	*target = preamble_decode(bytes);
-	if (address_port(target) == 0) {
-		errno = EDESTADDRREQ;
-		return -1;
-	}
-	return 0;
+	return address_port(target) == 0 ? "the preamble names port 0" : NULL;
 }

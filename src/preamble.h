@@ -24,6 +24,7 @@ struct address preamble_decode(const uint8_t *bytes);
 int preamble_send(int fd, const struct address *target);
 
 /* Reads a preamble and not one byte more, however it is cut, for at most
- * timeout_ms milliseconds in all. Returns 0, or -1 with errno of recv(2);
- * ETIMEDOUT; ENODATA: the sender ended first; EDESTADDRREQ: it names port 0. */
-int preamble_receive(int fd, unsigned timeout_ms, struct address *target);
+ * timeout_ms milliseconds in all. Returns NULL, or why there is no target:
+ * static text. */
+const char *
+preamble_receive(int fd, unsigned timeout_ms, struct address *target);

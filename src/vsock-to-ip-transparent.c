@@ -3,9 +3,6 @@
 #include "options.h"
 #include "preamble.h"
 #include "server.h"
-#include "stream.h"
-
-#include <errno.h>
 
 static const struct option options[] = {
     {'v', "vsock-addr", "VSOCK_ADDR",
@@ -19,26 +16,15 @@ static const struct option options[] = {
     {.name = NULL},
 };
 
-static const char *
-preamble_reason(int error)
-{
-	switch (error) {
-	case ETIMEDOUT: return "no whole preamble came in time";
-	case ENODATA: return "the client ended before its preamble was whole";
-	case EDESTADDRREQ: return "the preamble names port 0";
-	default: return stream_reason(AF_UNSPEC, error);
-	}
-}
-
 static int
 dial(struct connection *c)
 {
 	struct address target;
 
-	if (preamble_receive(c->relay.client, settings.preamble_timeout * 1000,
-		&target) == -1) {
+	c->reason = preamble_receive(
+	    c->relay.client, settings.preamble_timeout * 1000, &target);
+	if (c->reason != NULL) {
 		c->end = END_NO_TARGET;
-		c->reason = preamble_reason(errno);
 		return -1;
 	}
 	address_format(&target, c->target, sizeof(c->target));
