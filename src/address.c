@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -13,57 +14,38 @@
 
 bool
 address_parse_number(
-    const char *text, uint64_t minimum, uint64_t maximum, uint64_t *number)
+    const char *text, uint32_t minimum, uint32_t maximum, uint32_t *number)
 {
-	uint64_t value = 0;
+	uint64_t value = strtoull(text, NULL, 10); /* its maximum, if larger */
 
-	if (*text == '\0')
-		return false;
-	for (; *text != '\0'; text++) {
-		unsigned digit = (unsigned char)*text - (unsigned)'0';
-
-		if (digit > 9 || value > (UINT64_MAX - digit) / 10)
-			return false;
-		value = value * 10 + digit;
-	}
-	*number = value;
-	return value >= minimum && value <= maximum;
+	*number = (uint32_t)value;
+	return *text != '\0' && text[strspn(text, DIGITS)] == '\0' &&
+	       value >= minimum && value <= maximum;
 }
 
 bool
-address_parse_vsock(const char *text, struct address *address, bool *port_given)
+address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
+    struct address *address)
 {
-	static const struct {
-		const char *word;
-		uint32_t cid;
-	} words[] = {{"any", VMADDR_CID_ANY}, {"local", VMADDR_CID_LOCAL},
-	    {"host", VMADDR_CID_HOST}};
-	char cid_text[16] = "";
+	static const char *const words[][2] = {
+	    {"any", "4294967295"}, {"local", "1"}, {"host", "2"}};
+	char word[16] = "";
+	const char *cid = word;
 	size_t length = strcspn(text, ":");
-	bool has_port = text[length] == ':';
-	uint64_t cid = 0, port = 0;
 
-	if (length >= sizeof(cid_text) || (!has_port && port_given == NULL))
+	if (length >= sizeof(word))
 		return false;
-	memcpy(cid_text, text, length);
+	memcpy(word, text, length);
 	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
-		if (strcmp(cid_text, words[i].word) == 0) {
-			cid = words[i].cid;
-			cid_text[0] = '\0';
-		}
+		if (strcmp(word, words[i][0]) == 0)
+			cid = words[i][1];
 	}
-	if ((cid == 0 &&
-		!address_parse_number(cid_text, 0, UINT32_MAX, &cid)) ||
-	    (has_port &&
-		!address_parse_number(text + length + 1, 0, UINT32_MAX, &port)))
-		return false;
-	if (port_given != NULL)
-		*port_given = has_port;
-	*address = (struct address){.vm = {.svm_family = AF_VSOCK,
-					.svm_cid = (uint32_t)cid,
-					.svm_port = (uint32_t)port},
-	    .length = sizeof(address->vm)};
-	return true;
+	*address = (struct address){
+	    .vm.svm_family = AF_VSOCK, .length = sizeof(address->vm)};
+	return address_parse_number(cid, 0, maximum, &address->vm.svm_cid) &&
+	       (text[length] == '\0' ? !needs_port
+				     : address_parse_number(text + length + 1,
+					   0, maximum, &address->vm.svm_port));
 }
 
 /* What could be a host name, or is a dotted IPv4 address. */
@@ -72,6 +54,7 @@ is_name_or_ipv4(const char *host)
 {
 	size_t end = strlen(host), label;
 	struct in_addr ignored;
+	bool is_number;
 
 	if (host[strspn(host, LETTERS DIGITS "-_.")] != '\0' ||
 	    host[0] == '-' || host[0] == '.' || strstr(host, "..") != NULL)
@@ -81,10 +64,9 @@ is_name_or_ipv4(const char *host)
 	for (label = end; label > 0 && host[label - 1] != '.';)
 		label--;
 	/* No domain, but what resolvers take for an address: inet_aton(3). */
-	if (label + strspn(host + label, DIGITS) < end &&
-	    strncasecmp(host + label, "0x", 2) != 0)
-		return true;
-	return inet_pton(AF_INET, host, &ignored) == 1;
+	is_number = label + strspn(host + label, DIGITS) == end ||
+		    strncasecmp(host + label, "0x", 2) == 0;
+	return !is_number || inet_pton(AF_INET, host, &ignored) == 1;
 }
 
 bool
@@ -93,16 +75,13 @@ host_port_parse(const char *text, struct host_port *host_port)
 	const char *colon = strrchr(text, ':');
 	size_t bracket = text[0] == '[', length;
 	struct in6_addr ignored;
-	uint64_t port;
 
 	if (colon == NULL || strlen(text) >= ADDRESS_TEXT_SIZE ||
-	    !address_parse_number(colon + 1, 0, UINT16_MAX, &port))
+	    !address_parse_number(colon + 1, 0, UINT16_MAX, &host_port->number))
 		return false;
-	length = (size_t)(colon - text);
-	if (length <= 2 * bracket || (bracket && colon[-1] != ']'))
-		return false;
-	length -= 2 * bracket;
-	if (length >= sizeof(host_port->host))
+	length = (size_t)(colon - text) - 2 * bracket; /* "[:1": huge */
+	if (length == 0 || length >= sizeof(host_port->host) ||
+	    (bracket && colon[-1] != ']'))
 		return false;
 	memcpy(host_port->host, text + bracket, length);
 	host_port->host[length] = '\0';
@@ -118,14 +97,13 @@ address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port)
 	/* Family and port are at the same place in both. */
 	struct address address = {
 	    .in6 = {.sin6_family = family, .sin6_port = htons(port)},
-	    .length = sizeof(address.in6)};
+	    .length =
+		family == AF_INET ? sizeof(address.in) : sizeof(address.in6)};
 
-	if (family == AF_INET6) {
-		memcpy(&address.in6.sin6_addr, bytes, 16);
-	} else {
-		address.length = sizeof(address.in);
+	if (family == AF_INET)
 		memcpy(&address.in.sin_addr, bytes, 4);
-	}
+	else
+		memcpy(&address.in6.sin6_addr, bytes, 16);
 	return address;
 }
 

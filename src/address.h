@@ -24,6 +24,7 @@ struct address {
 struct host_port {
 	char host[254];   /* name or literal, without brackets */
 	const char *port; /* decimal; points into text */
+	uint32_t number;  /* the port's */
 	const char *text; /* as written; not copied */
 };
 
@@ -32,13 +33,13 @@ struct host_port {
 
 /* Parses an unsigned decimal, digits only. False: it isn't one in bounds. */
 bool address_parse_number(
-    const char *text, uint64_t minimum, uint64_t maximum, uint64_t *number);
+    const char *text, uint32_t minimum, uint32_t maximum, uint32_t *number);
 
-/* Parses CID:PORT, both unsigned 32-bit decimals; the CID may be one of the
- * words any (4294967295), local (1) and host (2): vsock(7). If port_given is
- * not NULL, CID alone will do, and *port_given tells. False: it isn't one. */
-bool address_parse_vsock(
-    const char *text, struct address *address, bool *port_given);
+/* Parses CID:PORT, both unsigned decimals up to a maximum; the CID may be one
+ * of the words any (4294967295), local (1) and host (2): vsock(7). Unless it
+ * needs a port, CID alone will do, with port 0. False: it isn't one. */
+bool address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
+    struct address *address);
 
 /* Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port 0 to 65535. A name whose
  * last label is all digits is a mistyped IPv4 address, and isn't taken; nor

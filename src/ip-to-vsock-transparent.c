@@ -9,13 +9,11 @@
 #include <unistd.h>
 
 static const struct option options[] = {
-    {'i', "ip-addr", "IP_ADDR",
-	"ip address of the listener side (e.g. 127.0.0.1:1200)",
-	OPTION_LISTEN_IP, NULL},
-    {'v', "vsock-addr", "VSOCK_ADDR",
-	"vsock address of the upstream side, usually the other side of "
-	"the transparent proxy (e.g. 3:1200)",
-	OPTION_UPSTREAM_VSOCK, NULL},
+    {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR",
+	.help = "ip address of the listener side (e.g. 127.0.0.1:1200)"},
+    {OPTION_UPSTREAM_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
+	.help = "vsock address of the upstream side, usually the other side of "
+		"the transparent proxy (e.g. 3:1200)"},
     {.name = NULL},
 };
 

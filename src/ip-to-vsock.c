@@ -4,12 +4,10 @@
 #include "server.h"
 
 static const struct option options[] = {
-    {'i', "ip-addr", "IP_ADDR",
-	"ip address of the listener side (e.g. 0.0.0.0:4000)", OPTION_LISTEN_IP,
-	NULL},
-    {'v', "vsock-addr", "VSOCK_ADDR",
-	"vsock address of the upstream side (e.g. 88:4000)",
-	OPTION_UPSTREAM_VSOCK, NULL},
+    {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR",
+	.help = "ip address of the listener side (e.g. 0.0.0.0:4000)"},
+    {OPTION_UPSTREAM_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
+	.help = "vsock address of the upstream side (e.g. 88:4000)"},
     {.name = NULL},
 };
 

@@ -19,56 +19,51 @@ struct settings settings = {.connect_timeout = 10,
     .copy = COPY_AUTO,
     .vsock_chunk = 32768};
 
+static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
+#define LEVELS "error, warn, info or debug"
+#define MODES "auto, splice or buffer"
+
+/* 1000000 seconds fit an int as ms. */
 static const struct option common_table[] = {
-    {0, "connect-timeout", "SECONDS",
+    {OPTION_NUMBER, 0, "connect-timeout", "SECONDS",
 	"give up connecting to the upstream after this long [default: 10]",
-	OPTION_NUMBER, &settings.connect_timeout},
-    {0, "idle-timeout", "SECONDS",
+	&settings.connect_timeout, OPTION_BOUNDS(1, 1000000)},
+    {OPTION_NUMBER, 0, "idle-timeout", "SECONDS",
 	"end connections on which no byte moves for so long, 0: never "
 	"[default: 0]",
-	OPTION_TIME, &settings.idle_timeout},
-    {0, "tcp-user-timeout", "SECONDS",
+	&settings.idle_timeout, OPTION_BOUNDS(0, 1000000)},
+    {OPTION_NUMBER, 0, "tcp-user-timeout", "SECONDS",
 	"end TCP connections whose peer takes no data for so long, 0: when the "
 	"kernel does [default: 0]",
-	OPTION_TIME, &settings.user_timeout},
-    {0, "grace", "SECONDS",
+	&settings.user_timeout, OPTION_BOUNDS(0, 1000000)},
+    {OPTION_NUMBER, 0, "grace", "SECONDS",
 	"let connections finish for so long after SIGTERM [default: 8]",
-	OPTION_TIME, &settings.grace},
-    {0, "max-connections", "N",
+	&settings.grace, OPTION_BOUNDS(0, 1000000)},
+    {OPTION_NUMBER, 0, "max-connections", "N",
 	"serve at most so many at once, others wait "
 	"[default: what the process's limits allow]",
-	OPTION_NUMBER, &settings.max_connections},
-    {0, "log-level", "LEVEL", "log error, warn, info or debug [default: info]",
-	OPTION_LEVEL, &settings.log_level},
-    {0, "copy", "MODE", "move bytes by auto, splice or buffer [default: auto]",
-	OPTION_COPY, &settings.copy},
-    {0, "vsock-chunk", "BYTES",
+	&settings.max_connections, OPTION_BOUNDS(1, 1000000)},
+    {OPTION_WORD, 0, "log-level", "LEVEL", "log " LEVELS " [default: info]",
+	&settings.log_level, LEVELS, .words = levels},
+    {OPTION_WORD, 0, "copy", "MODE", "move bytes by " MODES " [default: auto]",
+	&settings.copy, MODES, .words = copy_words},
+    {OPTION_NUMBER, 0, "vsock-chunk", "BYTES",
 	"hand vsock at most so many bytes at once [default: 32768]",
-	OPTION_CHUNK, &settings.vsock_chunk},
-    {0, "vsock-buffer", "BYTES",
+	&settings.vsock_chunk, OPTION_BOUNDS(4096, 1048576)},
+    {OPTION_NUMBER, 0, "vsock-buffer", "BYTES",
 	"let vsock sockets take in so much ahead [default: the kernel's]",
-	OPTION_BUFFER, &settings.vsock_buffer},
-    {0, "paired", NULL,
-	"the vsock peer is one of these programs, too: where it gives up, so "
-	"do we",
-	OPTION_FLAG, &settings.paired},
-    {'h', "help", NULL, "Print help", OPTION_HELP, NULL},
-    {'V', "version", NULL, "Print version", OPTION_VERSION, NULL},
+	&settings.vsock_buffer, OPTION_BOUNDS(262144, 1073741824)},
+    {OPTION_FLAG, 0, "paired", NULL,
+	"the vsock peer is one of these programs: give up where it does",
+	.number = &settings.paired},
+    {OPTION_HELP, 'h', "help", .help = "Print help"},
+    {OPTION_VERSION, 'V', "version", .help = "Print version"},
     {.name = NULL},
 };
 
-static const char *const level_words[] = {
-    "error", "warn", "info", "debug", NULL};
-const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
-
-static const unsigned bounds[][2] = {
-    [OPTION_NUMBER] = {1, 1000000}, /* seconds that fit an int as ms */
-    [OPTION_TIME] = {0, 1000000},
-    [OPTION_CHUNK] = {4096, 1048576},
-    [OPTION_BUFFER] = {262144, 1073741824},
-};
-
-static const char *const expected[] = {
+/* What the value of an address's option looks like. */
+static const char *const address_forms[] = {
     [OPTION_LISTEN_IP] = "IPv4:PORT, [IPv6]:PORT or NAME:PORT, "
 			 "with a port of 0 to 65535",
     [OPTION_UPSTREAM_IP] = "IPv4:PORT, [IPv6]:PORT or NAME:PORT, "
@@ -78,12 +73,6 @@ static const char *const expected[] = {
     [OPTION_UPSTREAM_VSOCK] = "CID:PORT, both 0 to 4294967294, "
 			      "or local or host for the CID",
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
-    [OPTION_NUMBER] = "a whole number of 1 to 1000000",
-    [OPTION_TIME] = "a whole number of 0 to 1000000",
-    [OPTION_CHUNK] = "a whole number of 4096 to 1048576",
-    [OPTION_BUFFER] = "a whole number of 262144 to 1073741824",
-    [OPTION_LEVEL] = "error, warn, info or debug",
-    [OPTION_COPY] = "auto, splice or buffer",
 };
 
 /* One command line while it is parsed. */
@@ -117,87 +106,66 @@ end_of_output(void)
 	exit(1);
 }
 
-/* --name, or --name <METAVAR>. Returns its length. */
-static int
-long_form(const struct option *o, char *text, size_t size)
+/* --name, or --name <METAVAR>. Static, until the next call. */
+static const char *
+long_form(const struct option *o)
 {
-	return snprintf(text, size, o->metavar == NULL ? "--%s" : "--%s <%s>",
-	    o->name, o->metavar);
+	static char text[64];
+
+	(void)snprintf(text, sizeof(text),
+	    o->metavar == NULL ? "--%s" : "--%s <%s>", o->name, o->metavar);
+	return text;
 }
 
 _Noreturn static void
 print_help(const struct parser *p)
 {
-	char text[64];
-	int width = 0, length;
-
 	printf("Usage: %s [OPTIONS]", p->program);
 	for (size_t i = 0; i < p->count; i++) {
-		length = long_form(p->options[i], text, sizeof(text));
 		if (p->options[i]->type <= OPTION_REQUIRED)
-			printf(" %s", text);
-		if (length > width)
-			width = length;
+			printf(" %s", long_form(p->options[i]));
 	}
 	printf("\n\nOptions:\n");
 	for (size_t i = 0; i < p->count; i++) {
 		const struct option *o = p->options[i];
-		char letter[] = {'-', o->letter, ',', '\0'};
 
-		(void)long_form(o, text, sizeof(text));
-		printf("  %-3s %-*s  %s\n", o->letter == 0 ? "" : letter, width,
-		    text, o->help);
+		printf(o->letter == '\0' ? "      " : "  -%c, ", o->letter);
+		/* None is longer than --tcp-user-timeout <SECONDS>. */
+		printf("%-28s  %s\n", long_form(o), o->help);
 	}
 	end_of_output();
-}
-
-/* Finds value among words, which end with NULL. */
-static bool
-parse_word(const char *const *words, const char *value, unsigned *index)
-{
-	for (*index = 0; words[*index] != NULL; (*index)++) {
-		if (strcmp(words[*index], value) == 0)
-			return true;
-	}
-	return false;
 }
 
 static bool
 parse_value(const struct option *o, const char *value)
 {
-	struct address *vsock = &settings.upstream_vsock;
-	uint64_t number = 0;
-	bool valid;
-
 	switch (o->type) {
 	case OPTION_LISTEN_IP:
 		return host_port_parse(value, &settings.listen_host);
 	case OPTION_UPSTREAM_IP:
 		return host_port_parse(value, &settings.upstream_host) &&
-		       address_parse_number(
-			   settings.upstream_host.port, 1, UINT16_MAX, &number);
+		       settings.upstream_host.number != 0;
 	case OPTION_LISTEN_VSOCK:
-		return address_parse_vsock(value, &settings.listen_vsock, NULL);
+		return address_parse_vsock(
+		    value, UINT32_MAX, true, &settings.listen_vsock);
 	case OPTION_UPSTREAM_VSOCK:
+		return address_parse_vsock(
+		    value, UINT32_MAX - 1, true, &settings.upstream_vsock);
 	case OPTION_UPSTREAM_CID:
-		return address_parse_vsock(value, vsock,
-			   o->type == OPTION_UPSTREAM_CID
-			       ? &settings.upstream_has_port
-			       : NULL) &&
-		       vsock->vm.svm_cid != VMADDR_CID_ANY &&
-		       vsock->vm.svm_port != VMADDR_PORT_ANY;
+		settings.upstream_has_port = strchr(value, ':') != NULL;
+		return address_parse_vsock(
+		    value, UINT32_MAX - 1, false, &settings.upstream_vsock);
 	case OPTION_NUMBER:
-	case OPTION_TIME:
-	case OPTION_CHUNK:
-	case OPTION_BUFFER:
-		valid = address_parse_number(
-		    value, bounds[o->type][0], bounds[o->type][1], &number);
-		*o->number = (unsigned)number;
-		return valid;
-	case OPTION_LEVEL: return parse_word(level_words, value, o->number);
-	case OPTION_COPY: return parse_word(copy_words, value, o->number);
-	case OPTION_FLAG: *o->number = true; return true;
-	default: return false;
+		return address_parse_number(
+		    value, o->minimum, o->maximum, o->number);
+	case OPTION_WORD:
+		for (unsigned i = 0; o->words[i] != NULL; i++) {
+			*o->number = i;
+			if (strcmp(o->words[i], value) == 0)
+				return true;
+		}
+		return false;
+	default: *o->number = true; return true;
 	}
 }
 
@@ -206,29 +174,29 @@ static void
 take(struct parser *p, size_t index, const char *value)
 {
 	const struct option *o = p->options[index];
-	char text[64];
+	const char *form = long_form(o), *expected = o->expected;
 
-	(void)long_form(o, text, sizeof(text));
+	if (o->type <= OPTION_REQUIRED)
+		expected = address_forms[o->type];
 	if (o->metavar == NULL && value != NULL)
 		usage_error("unexpected value '%s' for '%s': expected none",
-		    value, text);
+		    value, form);
 	if (o->type == OPTION_HELP)
 		print_help(p);
 	if (o->type == OPTION_VERSION) {
 		printf("%s %s\n", p->program, VERSION);
 		end_of_output();
 	}
-	if (value == NULL && o->metavar != NULL)
-		usage_error(
-		    "no value for '%s': expected %s", text, expected[o->type]);
+	if (o->metavar != NULL && value == NULL)
+		usage_error("no value for '%s': expected %s", form, expected);
+	if (p->seen[index] && value == NULL)
+		usage_error("'%s' is given twice: expected once", form);
 	if (p->seen[index])
-		usage_error(value == NULL ? "'%s' is given twice: expected once"
-					  : "'%s' is given twice, now with "
-					    "'%s': expected once",
-		    text, value);
+		usage_error("'%s' is given twice, now with '%s': expected once",
+		    form, value);
 	if (!parse_value(o, value))
 		usage_error("invalid value '%s' for '%s': expected %s", value,
-		    text, expected[o->type]);
+		    form, expected);
 	p->seen[index] = true;
 }
 
@@ -263,7 +231,6 @@ options_parse(const char *program, const struct option *table, int argc,
 {
 	struct parser p = {.program = program};
 	const char *value, *listeners = service_listeners();
-	char text[64];
 	size_t index;
 
 	for (; table->name != NULL; table++)
@@ -287,19 +254,18 @@ options_parse(const char *program, const struct option *table, int argc,
 		usage_error("LISTEN_FDS is '%s': expected 1", listeners);
 	settings.listener_passed = listeners != NULL;
 	for (size_t i = 0; i < p.count; i++) {
-		enum option_type type = p.options[i]->type;
-		bool passed = listeners != NULL && type <= OPTION_LISTEN;
+		const struct option *o = p.options[i];
+		bool passed = listeners != NULL && o->type <= OPTION_LISTEN;
 
-		(void)long_form(p.options[i], text, sizeof(text));
-		if (type == OPTION_LISTEN_IP)
+		if (o->type == OPTION_LISTEN_IP)
 			settings.listens_on_tcp = true;
 		if (passed && p.seen[i])
 			usage_error("'%s' is given, and a listener was passed "
 				    "(LISTEN_FDS): expected one of them",
-			    text);
-		if (type <= OPTION_REQUIRED && !passed && !p.seen[i])
-			usage_error("'%s' is missing: expected %s", text,
-			    expected[type]);
+			    long_form(o));
+		if (o->type <= OPTION_REQUIRED && !passed && !p.seen[i])
+			usage_error("'%s' is missing: expected %s",
+			    long_form(o), address_forms[o->type]);
 	}
 	log_open(program, (enum log_level)settings.log_level);
 }

@@ -39,25 +39,29 @@ enum option_type {
 	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither any, to upstream_vsock */
 	OPTION_UPSTREAM_CID,   /* CID or CID:PORT, likewise */
 	OPTION_REQUIRED = OPTION_UPSTREAM_CID, /* up to here */
-	OPTION_NUMBER,                         /* 1 to 1000000 */
-	OPTION_TIME,                           /* 0 to 1000000 */
-	OPTION_CHUNK,                          /* 4096 to 1048576 */
-	OPTION_BUFFER,                         /* 262144 to 1073741824 */
-	OPTION_LEVEL,                          /* of the log */
-	OPTION_COPY,                           /* a copy mode */
-	OPTION_FLAG,                           /* no value; sets 1 */
+	OPTION_NUMBER, /* minimum to maximum, to *number; so are these: */
+	OPTION_WORD,   /* its place among words */
+	OPTION_FLAG,   /* no value: 1 */
 	OPTION_HELP,
 	OPTION_VERSION,
 };
 
 struct option {
+	enum option_type type;
 	char letter; /* '\0': none */
 	const char *name;
 	const char *metavar; /* what --help calls the value; NULL: no value */
 	const char *help;
-	enum option_type type;
-	unsigned *number; /* where other values go */
+	/* Of values that aren't addresses: */
+	unsigned *number;     /* where they go */
+	const char *expected; /* what they have to be */
+	unsigned minimum, maximum;
+	const char *const *words; /* NULL at the end */
 };
+
+/* The last fields of a number's row. */
+#define OPTION_BOUNDS(least, most) \
+	"a whole number of " #least " to " #most, least, most, NULL
 
 /* Parses the command line against a program's own table, which ends with a row
  * whose name is NULL, and the common options; then opens the log. Ends the

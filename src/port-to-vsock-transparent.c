@@ -4,12 +4,11 @@
 #include "server.h"
 
 static const struct option options[] = {
-    {'i', "ip-addr", "IP_ADDR",
-	"ip address of the listener side (e.g. 127.0.0.1:1200)",
-	OPTION_LISTEN_IP, NULL},
-    {'v', "vsock", "VSOCK",
-	"CID of the upstream side; a port after it is ignored (e.g. 88)",
-	OPTION_UPSTREAM_CID, NULL},
+    {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR",
+	.help = "ip address of the listener side (e.g. 127.0.0.1:1200)"},
+    {OPTION_UPSTREAM_CID, 'v', "vsock", "VSOCK",
+	.help =
+	    "CID of the upstream side; a port after it is ignored (e.g. 88)"},
     {.name = NULL},
 };
 

@@ -5,14 +5,13 @@
 #include "server.h"
 
 static const struct option options[] = {
-    {'v', "vsock-addr", "VSOCK_ADDR",
-	"vsock address of the listener side, usually open to the other side "
-	"of the transparent proxy (e.g. 3:1200)",
-	OPTION_LISTEN_VSOCK, NULL},
-    {0, "preamble-timeout", "SECONDS",
+    {OPTION_LISTEN_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
+	.help = "vsock address of the listener side, usually open to the other "
+		"side of the transparent proxy (e.g. 3:1200)"},
+    {OPTION_NUMBER, 0, "preamble-timeout", "SECONDS",
 	"give up waiting for a connection's target after this long "
 	"[default: 10]",
-	OPTION_NUMBER, &settings.preamble_timeout},
+	&settings.preamble_timeout, OPTION_BOUNDS(1, 1000000)},
     {.name = NULL},
 };
 

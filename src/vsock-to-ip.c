@@ -7,12 +7,10 @@
 #include <stdio.h>
 
 static const struct option options[] = {
-    {'v', "vsock-addr", "VSOCK_ADDR",
-	"vsock address of the listener side (e.g. 88:4000)",
-	OPTION_LISTEN_VSOCK, NULL},
-    {'i', "ip-addr", "IP_ADDR",
-	"ip address of the upstream side (e.g. 127.0.0.1:4000)",
-	OPTION_UPSTREAM_IP, NULL},
+    {OPTION_LISTEN_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
+	.help = "vsock address of the listener side (e.g. 88:4000)"},
+    {OPTION_UPSTREAM_IP, 'i', "ip-addr", "IP_ADDR",
+	.help = "ip address of the upstream side (e.g. 127.0.0.1:4000)"},
     {.name = NULL},
 };
 

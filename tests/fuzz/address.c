@@ -27,9 +27,9 @@ format(const struct address *address)
 }
 
 static void
-check_number(const char *text, uint64_t minimum, uint64_t maximum)
+check_number(const char *text, uint32_t minimum, uint32_t maximum)
 {
-	uint64_t number = 0, again = 0;
+	uint32_t number = 0, again = 0;
 	unsigned long long expected;
 	bool digits = *text != '\0' && text[strspn(text, "0123456789")] == '\0';
 	char decimal[32];
@@ -52,24 +52,25 @@ static void
 check_vsock(const char *text)
 {
 	struct address address, again;
-	bool port_given = false, port_given_again = false;
+	bool has_port = strchr(text, ':') != NULL;
 	char *formatted;
 
-	if (!address_parse_vsock(text, &address, &port_given)) {
-		assert(!address_parse_vsock(text, &address, NULL));
+	if (!address_parse_vsock(text, UINT32_MAX, false, &address)) {
+		assert(!address_parse_vsock(text, UINT32_MAX, true, &address));
 		return;
 	}
-	assert(port_given == (strchr(text, ':') != NULL));
-	assert(address_parse_vsock(text, &again, NULL) == port_given);
+	assert(address_parse_vsock(text, UINT32_MAX, true, &again) == has_port);
+	assert(address_parse_vsock(text, UINT32_MAX - 1, false, &again) ==
+	       (address.vm.svm_cid != VMADDR_CID_ANY &&
+		   address.vm.svm_port != VMADDR_PORT_ANY));
 	assert(address.any.sa_family == AF_VSOCK);
 	assert(address.length == sizeof(struct sockaddr_vm));
-	assert(port_given || address.vm.svm_port == 0);
+	assert(has_port || address.vm.svm_port == 0);
 	assert(address_port(&address) == address.vm.svm_port);
 	if (address.vm.svm_port == VMADDR_PORT_ANY)
 		return; /* written as *, which no user writes */
 	formatted = format(&address);
-	assert(address_parse_vsock(formatted, &again, &port_given_again));
-	assert(port_given_again);
+	assert(address_parse_vsock(formatted, UINT32_MAX, true, &again));
 	assert(memcmp(&again.vm, &address.vm, sizeof(again.vm)) == 0);
 	free(formatted);
 }
@@ -83,14 +84,13 @@ check_bytes(sa_family_t family, const uint8_t *bytes, uint16_t port)
 	char *text = format(&address);
 	struct host_port parsed;
 	uint8_t again[16];
-	uint64_t number = 0;
 
 	assert(address.any.sa_family == family);
 	assert(address_port(&address) == port);
 	assert(host_port_parse(text, &parsed));
 	assert(inet_pton(family, parsed.host, again) == 1);
 	assert(memcmp(again, bytes, length) == 0);
-	assert(address_parse_number(parsed.port, port, port, &number));
+	assert(parsed.number == port);
 	free(text);
 	address_unmap(&address);
 	assert(address_port(&address) == port);
@@ -107,7 +107,7 @@ check_host_port(const char *text)
 	uint8_t bytes[16];
 	struct in_addr lax;
 	char whole[ADDRESS_TEXT_SIZE];
-	uint64_t port = 0;
+	uint32_t port = 0;
 	bool bracket = text[0] == '[';
 
 	if (!host_port_parse(text, &parsed))
@@ -116,6 +116,7 @@ check_host_port(const char *text)
 	assert(strlen(parsed.host) > 0);
 	assert(strlen(parsed.host) < sizeof(parsed.host));
 	assert(address_parse_number(parsed.port, 0, UINT16_MAX, &port));
+	assert(parsed.number == port);
 	(void)snprintf(whole, sizeof(whole), bracket ? "[%s]:%s" : "%s:%s",
 	    parsed.host, parsed.port);
 	assert(strcmp(whole, text) == 0);
@@ -141,8 +142,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size > 0 && text[size - 1] == '\n') /* as of a text file */
 		size--;
 	text[size] = '\0';
-	check_number(text, 0, UINT64_MAX);
 	check_number(text, 0, UINT32_MAX);
+	check_number(text, 0, UINT16_MAX);
 	check_number(text, 4096, 1048576);
 	check_vsock(text);
 	check_host_port(text);

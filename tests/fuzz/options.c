@@ -105,9 +105,9 @@ status_of(size_t program, int argc, char *argv[])
 }
 
 static void
-check_port(const char *text, uint64_t minimum)
+check_port(const char *text, uint32_t minimum)
 {
-	uint64_t port;
+	uint32_t port;
 
 	assert(address_parse_number(text, minimum, UINT16_MAX, &port));
 }

@@ -544,7 +544,7 @@ test_help(void **state)
 	static char *const forms[] = {"--help", "-h"};
 	const struct synopsis *s = &synopses[(uintptr_t)*state];
 	const char *out = NULL, *usage;
-	size_t count = 0;
+	size_t count = 0, column = 0;
 
 	for (size_t i = 0; i < COUNT(forms); i++) {
 		/* Before what comes after it. */
@@ -559,10 +559,16 @@ test_help(void **state)
 	}
 	usage = harness_text("%.*s", (int)strcspn(out, "\n"), out);
 	for (const struct flag *f = s->flags; f->name != NULL; f++, count++) {
+		size_t start = strlen(help_row(f));
 		const char *row = find(out, help_row(f));
 		const char *line =
 		    harness_text("%.*s", (int)strcspn(row + 1, "\n"), row + 1);
 
+		/* All help texts stand in one column. */
+		start += strspn(row + start, " ");
+		if (count == 0)
+			column = start;
+		assert_int_equal(start, column);
 		if (f->required)
 			find(usage,
 			    harness_text(" --%s%s", f->name, f->metavar));

@@ -5,6 +5,8 @@
 
 #include "support.h"
 
+#include <stdlib.h>
+
 #define LABEL_63 \
 	"a23456789-b23456789-c23456789-d23456789-e23456789-f23456789-123"
 #define NAME_253                                             \
@@ -22,17 +24,14 @@ test_number_taken(void **state)
 	/* Fails if a number is misread, or a bound is outside of its range. */
 	static const struct {
 		const char *text;
-		uint64_t minimum, maximum, number;
+		uint32_t minimum, maximum, number;
 	} cases[] = {
 	    {"0", 0, 0, 0},
 	    {"1", 1, 1, 1},
 	    {"9", 0, 9, 9},
 	    {"65535", 0, 65535, 65535},
 	    {"4294967295", 0, UINT32_MAX, UINT32_MAX},
-	    {"4294967296", 0, UINT64_MAX, UINT64_C(4294967296)},
-	    {"18446744073709551615", 0, UINT64_MAX, UINT64_MAX},
-	    {"18446744073709551609", UINT64_MAX - 6, UINT64_MAX,
-		UINT64_MAX - 6},
+	    {"4294967289", UINT32_MAX - 6, UINT32_MAX, UINT32_MAX - 6},
 	    /* The original took leading zeros. */
 	    {"0080", 80, 80, 80},
 	    {ZEROS_16 ZEROS_16 "7", 0, 7, 7},
@@ -40,12 +39,12 @@ test_number_taken(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
-		uint64_t number = 4711;
+		uint32_t number = 4711;
 
 		if (!address_parse_number(cases[i].text, cases[i].minimum,
 			cases[i].maximum, &number))
 			fail_msg("refused: '%s'", cases[i].text);
-		assert_true(number == cases[i].number);
+		assert_int_equal(number, cases[i].number);
 	}
 }
 
@@ -56,41 +55,43 @@ test_number_refused(void **state)
 	 */
 	static const struct {
 		const char *text;
-		uint64_t minimum, maximum;
+		uint32_t minimum, maximum;
 	} cases[] = {
-	    {"", 0, UINT64_MAX},
-	    {" ", 0, UINT64_MAX},
-	    {" 1", 0, UINT64_MAX},
-	    {"1 ", 0, UINT64_MAX},
-	    {"1\n", 0, UINT64_MAX},
-	    {"\t1", 0, UINT64_MAX},
-	    {"+1", 0, UINT64_MAX},
-	    {"-1", 0, UINT64_MAX},
-	    {"-0", 0, UINT64_MAX},
-	    {"1.0", 0, UINT64_MAX},
-	    {"1e3", 0, UINT64_MAX},
-	    {"0x10", 0, UINT64_MAX},
-	    {"10h", 0, UINT64_MAX},
-	    {"1_000", 0, UINT64_MAX},
-	    {"1,000", 0, UINT64_MAX},
-	    {"/", 0, UINT64_MAX}, /* before '0' */
-	    {":", 0, UINT64_MAX}, /* after '9' */
-	    {"\xb2", 0, UINT64_MAX},
-	    {"\xd9\xa1", 0, UINT64_MAX}, /* an Arabic 1 */
+	    {"", 0, UINT32_MAX},
+	    {" ", 0, UINT32_MAX},
+	    {" 1", 0, UINT32_MAX},
+	    {"1 ", 0, UINT32_MAX},
+	    {"1\n", 0, UINT32_MAX},
+	    {"\t1", 0, UINT32_MAX},
+	    {"+1", 0, UINT32_MAX},
+	    {"-1", 0, UINT32_MAX},
+	    {"-0", 0, UINT32_MAX},
+	    {"1.0", 0, UINT32_MAX},
+	    {"1e3", 0, UINT32_MAX},
+	    {"0x10", 0, UINT32_MAX},
+	    {"10h", 0, UINT32_MAX},
+	    {"1_000", 0, UINT32_MAX},
+	    {"1,000", 0, UINT32_MAX},
+	    {"/", 0, UINT32_MAX}, /* before '0' */
+	    {":", 0, UINT32_MAX}, /* after '9' */
+	    {"\xb2", 0, UINT32_MAX},
+	    {"\xd9\xa1", 0, UINT32_MAX}, /* an Arabic 1 */
 	    {"0", 1, 9},
 	    {"10", 1, 9},
 	    {"65536", 0, 65535},
 	    {"4294967296", 0, UINT32_MAX},
-	    {"18446744073709551616", 0, UINT64_MAX},
-	    {"18446744073709551620", 0, UINT64_MAX},
-	    {"18446744073709551696", 0, UINT64_MAX}, /* 80 in 64 bits */
-	    {"184467440737095516150", 0, UINT64_MAX},
-	    {"99999999999999999999999999999999999999", 0, UINT64_MAX},
+	    {"4294967375", 0, UINT32_MAX}, /* 79 in 32 bits */
+	    {"18446744073709551615", 0, UINT32_MAX},
+	    {"18446744073709551616", 0, UINT32_MAX},
+	    {"18446744073709551620", 0, UINT32_MAX},
+	    {"18446744073709551696", 0, UINT32_MAX}, /* 80 in 64 bits */
+	    {"184467440737095516150", 0, UINT32_MAX},
+	    {"99999999999999999999999999999999999999", 0, UINT32_MAX},
 	};
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
-		uint64_t number;
+		uint32_t number;
 
 		if (address_parse_number(cases[i].text, cases[i].minimum,
 			cases[i].maximum, &number))
@@ -122,18 +123,18 @@ test_vsock_taken(void **state)
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
 		struct address address;
-		bool port_given = false;
 
-		if (!address_parse_vsock(cases[i].text, &address, NULL))
+		if (!address_parse_vsock(
+			cases[i].text, UINT32_MAX, true, &address))
 			fail_msg("refused: '%s'", cases[i].text);
 		assert_int_equal(address.length, sizeof(address.vm));
 		assert_int_equal(address.any.sa_family, AF_VSOCK);
 		assert_int_equal(address.vm.svm_cid, cases[i].cid);
 		assert_int_equal(address.vm.svm_port, cases[i].port);
 		assert_int_equal(address_port(&address), cases[i].port);
-		assert_true(
-		    address_parse_vsock(cases[i].text, &address, &port_given));
-		assert_true(port_given);
+		assert_true(address_parse_vsock(
+		    cases[i].text, UINT32_MAX, false, &address));
+		assert_int_equal(address.vm.svm_port, cases[i].port);
 	}
 }
 
@@ -158,13 +159,12 @@ test_vsock_refused(void **state)
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
 		struct address address;
-		bool port_given;
 
-		if (address_parse_vsock(cases[i], &address, NULL))
+		if (address_parse_vsock(cases[i], UINT32_MAX, true, &address))
 			fail_msg("taken: '%s'", cases[i]);
 		/* What has a colon is no CID alone, either. */
 		if (strchr(cases[i], ':') != NULL &&
-		    address_parse_vsock(cases[i], &address, &port_given))
+		    address_parse_vsock(cases[i], UINT32_MAX, false, &address))
 			fail_msg("taken with an optional port: '%s'", cases[i]);
 	}
 }
@@ -181,23 +181,48 @@ test_cid_alone(void **state)
 	static const char *const bad[] = {"", " ", "-1", "+1", "1.5", "one",
 	    "4294967296", "88 ", " 88", "anyone", "Host", NAME_253};
 	struct address address;
-	bool port_given;
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases); i++) {
-		port_given = true;
-		if (!address_parse_vsock(cases[i].text, &address, &port_given))
+		if (!address_parse_vsock(
+			cases[i].text, UINT32_MAX, false, &address))
 			fail_msg("refused: '%s'", cases[i].text);
-		assert_false(port_given);
 		assert_int_equal(address.vm.svm_cid, cases[i].cid);
+		assert_int_equal(address.vm.svm_port, 0);
 		assert_int_equal(address.any.sa_family, AF_VSOCK);
-		if (address_parse_vsock(cases[i].text, &address, NULL))
+		if (address_parse_vsock(
+			cases[i].text, UINT32_MAX, true, &address))
 			fail_msg("taken without a port: '%s'", cases[i].text);
 	}
 	for (size_t i = 0; i < LENGTH(bad); i++) {
-		if (address_parse_vsock(bad[i], &address, &port_given))
+		if (address_parse_vsock(bad[i], UINT32_MAX, false, &address))
 			fail_msg("taken: '%s'", bad[i]);
 	}
+}
+
+static void
+test_vsock_maximum(void **state)
+{
+	/* Fails if what stands for any CID or port can be an upstream. */
+	static const char *const good[] = {
+	    "4294967294:4294967294", "local:1", "host:0", "3:1"};
+	static const char *const bad[] = {
+	    "any:1", "4294967295:1", "3:4294967295", "any:4294967295"};
+	struct address address;
+
+	(void)state;
+	for (size_t i = 0; i < 2 * LENGTH(good); i++) {
+		if (!address_parse_vsock(
+			good[i / 2], UINT32_MAX - 1, i % 2 == 0, &address))
+			fail_msg("refused: '%s'", good[i / 2]);
+	}
+	for (size_t i = 0; i < 2 * LENGTH(bad); i++) {
+		if (address_parse_vsock(
+			bad[i / 2], UINT32_MAX - 1, i % 2 == 0, &address))
+			fail_msg("taken: '%s'", bad[i / 2]);
+	}
+	assert_false(
+	    address_parse_vsock("any", UINT32_MAX - 1, false, &address));
 }
 
 static void
@@ -245,6 +270,8 @@ test_host_port_taken(void **state)
 			fail_msg("refused: '%s'", cases[i].text);
 		assert_string_equal(host_port.host, cases[i].host);
 		assert_string_equal(host_port.port, cases[i].port);
+		assert_int_equal(
+		    host_port.number, strtoul(cases[i].port, NULL, 10));
 		assert_ptr_equal(host_port.text, cases[i].text);
 	}
 }
@@ -410,7 +437,6 @@ test_round_trip(void **state)
 	(void)state;
 	for (int i = 0; i < 1000; i++) {
 		struct address address, again;
-		uint64_t number;
 		uint32_t cid;
 		uint16_t port;
 
@@ -426,13 +452,13 @@ test_round_trip(void **state)
 		    inet_pton(address.any.sa_family, host_port.host, parsed),
 		    1);
 		assert_memory_equal(parsed, bytes, i % 2 == 0 ? 4 : 16);
-		assert_true(
-		    address_parse_number(host_port.port, port, port, &number));
+		assert_int_equal(host_port.number, port);
 
 		memcpy(&cid, bytes, sizeof(cid));
 		address = vsock_address(cid, port);
 		address_format(&address, text, sizeof(text));
-		assert_true(address_parse_vsock(text, &again, NULL));
+		assert_true(
+		    address_parse_vsock(text, UINT32_MAX, true, &again));
 		assert_int_equal(again.vm.svm_cid, cid);
 		assert_int_equal(again.vm.svm_port, port);
 	}
@@ -477,6 +503,7 @@ main(void)
 	    cmocka_unit_test(test_vsock_taken),
 	    cmocka_unit_test(test_vsock_refused),
 	    cmocka_unit_test(test_cid_alone),
+	    cmocka_unit_test(test_vsock_maximum),
 	    cmocka_unit_test(test_host_port_taken),
 	    cmocka_unit_test(test_host_port_refused),
 	    cmocka_unit_test(test_mistyped_ipv4_refused),

@@ -35,22 +35,23 @@ static struct parsed {
 } values, *parsed;
 
 static const struct option ip_table[] = {
-    {'i', "ip-addr", "IP_ADDR", "where to listen", OPTION_LISTEN_IP, NULL},
-    {'v', "vsock-addr", "VSOCK_ADDR", "where to go", OPTION_UPSTREAM_VSOCK,
-	NULL},
+    {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR", .help = "where to listen"},
+    {OPTION_UPSTREAM_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
+	.help = "where to go"},
     {.name = NULL},
 };
 
 static const struct option vsock_table[] = {
-    {'v', "vsock-addr", "VSOCK_ADDR", "where to listen", OPTION_LISTEN_VSOCK,
-	NULL},
-    {'i', "ip-addr", "IP_ADDR", "where to go", OPTION_UPSTREAM_IP, NULL},
-    {0, "own-number", "N", "a number", OPTION_NUMBER, &values.number},
+    {OPTION_LISTEN_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
+	.help = "where to listen"},
+    {OPTION_UPSTREAM_IP, 'i', "ip-addr", "IP_ADDR", .help = "where to go"},
+    {OPTION_NUMBER, 0, "own-number", "N", "a number", &values.number,
+	OPTION_BOUNDS(1, 10)},
     {.name = NULL},
 };
 
 static const struct option cid_table[] = {
-    {'v', "vsock", "VSOCK", "where to go", OPTION_UPSTREAM_CID, NULL},
+    {OPTION_UPSTREAM_CID, 'v', "vsock", "VSOCK", .help = "where to go"},
     {.name = NULL},
 };
 
@@ -462,6 +463,9 @@ test_bad_values(void **state)
 		BAD_VALUE("splic", "--copy <MODE>", "auto, splice or buffer")},
 	    {cid_table, {"-v3", "--copy="},
 		BAD_VALUE("", "--copy <MODE>", "auto, splice or buffer")},
+	    {vsock_table, {"--own-number=11"},
+		BAD_VALUE(
+		    "11", "--own-number <N>", "a whole number of 1 to 10")},
 	    {cid_table, {"-v="},
 		BAD_VALUE("", "--vsock <VSOCK>", CID_EXPECTED)},
 	};
