@@ -165,7 +165,7 @@ parse_value(const struct option *o, const char *value)
 				return true;
 		}
 		return false;
-	default: *o->number = true; return true;
+	default: *o->number = true; return true; /* OPTION_FLAG */
 	}
 }
 
