@@ -294,15 +294,17 @@ has_flag(const struct synopsis *s, const char *name)
 }
 
 /*
- * Whether a flag is the first with values of its kind. All others get every
- * third of the bad values only: a run takes its time in an emulated guest.
+ * Whether a flag is the first of its name with values of its kind. All others
+ * get every third of the bad values only: a run takes its time in an emulated
+ * guest.
  */
 static bool
 is_first(const struct flag *flag)
 {
 	for (size_t i = 0; i < COUNT(synopses); i++)
 		for (const struct flag *f = synopses[i].flags; f->name; f++)
-			if (f->kind == flag->kind)
+			if (f->kind == flag->kind &&
+			    strcmp(f->name, flag->name) == 0)
 				return f == flag;
 	return false;
 }

@@ -494,6 +494,45 @@ test_bad_times(void **state)
 }
 
 static void
+test_bounds(void **state)
+{
+	/* Fails if one number has another's bounds, or its message does. */
+	static const struct {
+		const char *option, *form;
+		unsigned least, most;
+	} rows[] = {
+	    {"--connect-timeout", "<SECONDS>", 1, 1000000},
+	    {"--idle-timeout", "<SECONDS>", 0, 1000000},
+	    {"--tcp-user-timeout", "<SECONDS>", 0, 1000000},
+	    {"--grace", "<SECONDS>", 0, 1000000},
+	    {"--max-connections", "<N>", 1, 1000000},
+	    {"--vsock-chunk", "<BYTES>", 4096, 1048576},
+	    {"--vsock-buffer", "<BYTES>", 262144, 1073741824},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < 4 * LENGTH(rows); i++) {
+		unsigned least = rows[i / 4].least, most = rows[i / 4].most;
+		const unsigned edges[] = {least, most, most + 1, least - 1};
+		unsigned value = edges[i % 4]; /* the last two are outside */
+		char argument[64], message[256];
+
+		(void)snprintf(argument, sizeof(argument), "%s=%u",
+		    rows[i / 4].option, value);
+		parse(cid_table, ARGS("-v3", argument, NULL));
+		if (i % 4 < 2) {
+			assert_returned();
+			continue;
+		}
+		(void)snprintf(message, sizeof(message),
+		    "error: invalid value '%u' for '%s %s': expected a whole "
+		    "number of %u to %u" HINT,
+		    value, rows[i / 4].option, rows[i / 4].form, least, most);
+		assert_usage_error(message);
+	}
+}
+
+static void
 test_negative_numbers(void **state)
 {
 	/* Fails if a negative number is taken for an option and the message
@@ -878,6 +917,7 @@ main(void)
 	    TEST(test_words),
 	    TEST(test_bad_values),
 	    TEST(test_bad_times),
+	    TEST(test_bounds),
 	    TEST(test_negative_numbers),
 	    TEST(test_values_missing),
 	    TEST(test_unexpected),
