@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -26,33 +27,37 @@ log_line(enum log_level level, const char *format, ...)
 {
 	static const char *const names[] = {
 	    "error", "warn", "info", "debug", "info"};
+	/* Whose turn it is to write: others can't take the room it sees. */
+	static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 	static atomic_uint lost; /* lines */
 	struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
 	char text[1024], note[20] = "";
-	unsigned n;
-	struct timespec now;
+	struct timespec limit, now;
 	struct tm utc;
 	va_list arguments;
 	size_t length;
+	ssize_t written = -1;
+	unsigned n;
+	time_t ms;
 
 	if (level > log_threshold && level != LEVEL_ANY)
 		return;
-	/* That nobody reads is no reason to stop. A pipe that has room has it
-	 * for a line: pipe(7). */
-	if (poll(&room, 1, lost != 0 ? 0 : 1000) == 0) {
+	/* That nobody reads is no reason to stop: a second in all, once. */
+	(void)clock_gettime(CLOCK_REALTIME, &limit); /* can't fail */
+	limit.tv_sec += lost == 0;
+	if (pthread_mutex_timedlock(&turn, &limit) != 0) {
 		lost++;
 		return;
 	}
-	n = atomic_exchange(&lost, 0);
+	n = lost;
 	if (n != 0)
 		(void)snprintf(note, sizeof(note), "lost=%u ", n);
-	(void)clock_gettime(CLOCK_REALTIME, &now); /* can't fail */
-	(void)gmtime_r(&now.tv_sec, &utc);         /* nor this before 2^31 */
-	(void)snprintf(text, sizeof(text),
-	    "ts=%04d-%02d-%02dT%02d:%02d:%02d.%03dZ level=%s prog=%s %s",
-	    utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour,
-	    utc.tm_min, utc.tm_sec, (int)(now.tv_nsec / 1000000), names[level],
-	    log_program, note);
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	(void)gmtime_r(&now.tv_sec, &utc); /* can't fail before 2^31 */
+	length = strftime(text, sizeof(text), "ts=%FT%T", &utc);
+	(void)snprintf(text + length, sizeof(text) - length,
+	    ".%03dZ level=%s prog=%s %s", (int)(now.tv_nsec / 1000000),
+	    names[level], log_program, note);
 	length = strlen(text); /* it may have been cut */
 	va_start(arguments, format);
 	(void)vsnprintf(
@@ -60,7 +65,15 @@ log_line(enum log_level level, const char *format, ...)
 	va_end(arguments);
 	length = strlen(text);
 	text[length] = '\n'; /* instead of the final null byte */
-	/* A log that can't be written has nowhere to complain. */
-	while (write(STDERR_FILENO, text, length + 1) == -1 && errno == EINTR)
-		;
+	ms = (limit.tv_sec - now.tv_sec) * 1000 +
+	     (limit.tv_nsec - now.tv_nsec) / 1000000;
+	if (ms < 0 || ms > 1000) /* the clock was set */
+		ms = 0;
+	/* A pipe that has room has it for a line: pipe(7). */
+	while (poll(&room, 1, (int)ms) != 0 &&
+	       (written = write(STDERR_FILENO, text, length + 1)) == -1 &&
+	       errno == EINTR)
+		continue;
+	lost += written == -1 ? 1 : -n; /* others may have lost some */
+	pthread_mutex_unlock(&turn);
 }

@@ -27,6 +27,7 @@ static _Atomic bool catching;
 static int write_errors[4];
 static const struct timespec *wall_clock; /* NULL: the real one */
 static _Atomic int longest_wait;          /* in ms, of all that were allowed */
+static _Atomic int window; /* in ms, between a poll(2) and what it leads to */
 
 static void
 start_catching(void)
@@ -54,8 +55,13 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
+	int ready;
+
 	longest_wait += timeout;
-	return __real_poll(fds, count, timeout);
+	ready = __real_poll(fds, count, timeout);
+	if (window != 0 && ready != 0)
+		pause_ms(window);
+	return ready;
 }
 
 ssize_t
@@ -265,18 +271,52 @@ test_interrupted(void **state)
 static void
 test_unwritable(void **state)
 {
-	/* Fails if a log that can't be written holds up the proxy. */
+	/* Fails if a log that can't be written holds up the proxy, or lines get
+	 * lost in silence. */
 	static const int errors[] = {EAGAIN, EPIPE, ENOSPC, EIO, EBADF};
 
 	(void)state;
+	wall_clock = &some_time;
 	log_open("unit", LEVEL_INFO);
 	for (size_t i = 0; i < LENGTH(errors); i++) {
+		for (int j = 0; j < 2; j++) {
+			start_catching();
+			write_errors[0] = errors[i];
+			log_line(LEVEL_INFO, "msg=x");
+			stop_catching();
+			assert_int_equal(written, 1);
+		}
 		start_catching();
-		write_errors[0] = errors[i];
-		log_line(LEVEL_INFO, "msg=x");
+		log_line(LEVEL_INFO, "msg=y");
 		stop_catching();
-		assert_int_equal(written, 1);
+		assert_written("ts=2009-02-13T23:31:30.007Z level=info "
+			       "prog=unit lost=2 msg=y\n");
 	}
+}
+
+#define PAGE 4096
+
+/* Standard error as a pipe of so many bytes. */
+static int saved, ends[2];
+
+static void
+divert(int size)
+{
+
+	saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	assert_true(saved >= 0);
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	assert_int_equal(fcntl(ends[1], F_SETPIPE_SZ, size), size);
+	assert_int_equal(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+}
+
+static void
+restore(void)
+{
+	(void)dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(ends[0]);
+	close(ends[1]);
 }
 
 static void
@@ -284,9 +324,8 @@ test_not_read(void **state)
 {
 	/* Fails if a log that nobody reads holds up the proxy for more than a
 	 * second in all; or lines get lost in silence. */
-	static const char filler[8192];
-	int saved = dup(STDERR_FILENO), ends[2];
-	char text[8193];
+	static const char filler[2 * PAGE];
+	char text[2 * PAGE + 1];
 	int allowed;
 	long begin, waited;
 	ssize_t n, m;
@@ -294,10 +333,8 @@ test_not_read(void **state)
 	(void)state;
 	wall_clock = &some_time;
 	log_open("unit", LEVEL_INFO);
-	assert_int_equal(pipe(ends), 0);
-	assert_int_equal(fcntl(ends[1], F_SETPIPE_SZ, 8192), 8192);
-	assert_int_equal(write(ends[1], filler, sizeof(filler)), 8192);
-	assert_int_equal(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+	divert(2 * PAGE);
+	assert_int_equal(write(ends[1], filler, 2 * PAGE), 2 * PAGE);
 	longest_wait = 0;
 	begin = now_ms();
 	log_line(LEVEL_INFO, "msg=1");
@@ -305,22 +342,117 @@ test_not_read(void **state)
 	log_line(LEVEL_INFO, "msg=2");
 	log_line(LEVEL_INFO, "msg=3");
 	allowed = longest_wait;
-	n = read(ends[0], text, sizeof(filler));
+	n = read(ends[0], text, 2 * PAGE);
 	log_line(LEVEL_INFO, "msg=4");
 	log_line(LEVEL_INFO, "msg=5");
 	m = read(ends[0], text, sizeof(text) - 1);
-	assert_int_equal(dup2(saved, STDERR_FILENO), STDERR_FILENO);
-	close(saved);
-	close(ends[0]);
-	close(ends[1]);
+	restore();
 	assert_true(waited >= 999); /* both are cut to milliseconds */
 	assert_int_equal(allowed, 1000);
-	assert_int_equal(n, 8192);
+	assert_int_equal(n, 2 * PAGE);
 	assert_true(m > 0);
 	text[m] = '\0';
 	assert_string_equal(text,
 	    "ts=2009-02-13T23:31:30.007Z level=info prog=unit lost=3 msg=4\n"
 	    "ts=2009-02-13T23:31:30.007Z level=info prog=unit msg=5\n");
+}
+
+/* Threads that log a long line each at the same time. */
+static struct waiting {
+	struct job job;
+	_Atomic long ms; /* how long that took */
+} waiting[8];
+
+static void
+log_long_line(void *argument)
+{
+	struct waiting *w = argument;
+	long begin = now_ms();
+
+	log_line(LEVEL_INFO, "msg=x filler=%0*d", 900, 0);
+	w->ms = now_ms() - begin;
+}
+
+/* What comes of the log now: lines that were written, and that were lost. */
+static unsigned
+count_lines(void)
+{
+	char text[PAGE + 1], *position = text;
+	struct pollfd readable = {ends[0], POLLIN, 0};
+	unsigned count = 0, lost;
+	ssize_t n;
+
+	if (__real_poll(&readable, 1, 0) == 0)
+		return 0;
+	n = read(ends[0], text, sizeof(text) - 1);
+	text[n > 0 ? n : 0] = '\0';
+	while ((position = strstr(position, "prog=unit ")) != NULL) {
+		position += strlen("prog=unit ");
+		count++;
+		if (sscanf(position, "lost=%u ", &lost) == 1)
+			count += lost;
+	}
+	return count;
+}
+
+static bool
+all_ended(void)
+{
+	for (size_t i = 0; i < LENGTH(waiting); i++) {
+		if (!job_has_ended(&waiting[i].job))
+			return false;
+	}
+	return true;
+}
+
+/* Logs with all of them at once. At first there is room for one line, and again
+ * whenever the log is read: every read_ms, or when all hang. */
+static void
+check_wait(long read_ms)
+{
+	const long begin = now_ms();
+	unsigned lines = 0;
+
+	wall_clock = NULL;
+	log_open("unit", LEVEL_INFO);
+	divert(PAGE); /* for poll(2), one line fills it */
+	window = 20;
+	for (size_t i = 0; i < LENGTH(waiting); i++)
+		job_start(&waiting[i].job, log_long_line, &waiting[i]);
+	for (long next = begin + read_ms; !all_ended(); pause_ms(1)) {
+		if (now_ms() < next)
+			continue;
+		lines += count_lines();
+		next += read_ms;
+	}
+	for (size_t i = 0; i < LENGTH(waiting); i++)
+		job_end(&waiting[i].job);
+	window = 0;
+	lines += count_lines();
+	log_line(LEVEL_INFO, "msg=last");
+	lines += count_lines();
+	restore();
+	for (size_t i = 0; i < LENGTH(waiting); i++)
+		assert_in_range(waiting[i].ms, 0, 1600);
+	assert_int_equal(lines, LENGTH(waiting) + 1);
+}
+
+static void
+test_threads_wait(void **state)
+{
+	/* Fails if threads that have seen the same room for a line hang when
+	 * nobody reads the log. */
+	(void)state;
+	check_wait(5000);
+}
+
+static void
+test_threads_wait_in_turn(void **state)
+{
+	/* Fails if a log that is read slowly holds up who comes last for as
+	 * long as all that came before. */
+	(void)state;
+	check_wait(600);
 }
 
 #define THREADS 8
@@ -390,6 +522,8 @@ main(void)
 	    cmocka_unit_test(test_interrupted),
 	    cmocka_unit_test(test_unwritable),
 	    cmocka_unit_test(test_not_read),
+	    cmocka_unit_test(test_threads_wait),
+	    cmocka_unit_test(test_threads_wait_in_turn),
 	    cmocka_unit_test(test_threads),
 	};
 
