@@ -103,10 +103,10 @@ handle_signal(void)
 		finish(0);
 	close(listener); /* first: whoever reads of it finds the port free */
 	listener = -1;
+	deadline = clock_ms() + (uint64_t)settings.grace * 1000;
 	log_line(LEVEL_INFO, "msg=stopping active=%u grace=%u",
 	    connection_count(1), settings.grace);
 	service_notify("STOPPING=1\nSTATUS=Waiting for connections to finish");
-	deadline = clock_ms() + (uint64_t)settings.grace * 1000;
 }
 
 _Noreturn static void

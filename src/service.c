@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ service_notify(const char *state)
 	const char *path = getenv("NOTIFY_SOCKET");
 	size_t length = path == NULL ? 0 : strlen(path);
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const struct timeval limit = {.tv_sec = 1};
 	int fd;
 
 	if (length == 0 || length > sizeof(address.sun_path) ||
@@ -23,7 +25,8 @@ service_notify(const char *state)
 	memcpy(address.sun_path, path, length);
 	if (path[0] == '@') /* an abstract name: unix(7) */
 		address.sun_path[0] = '\0';
-	/* A manager that doesn't listen is not a reason to end. */
+	/* A manager that doesn't listen is no reason to end, or to hang. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	(void)sendto(fd, state, strlen(state), 0,
 	    (const struct sockaddr *)&address,
 	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));

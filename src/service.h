@@ -3,7 +3,9 @@
  * sd_listen_fds(3), without their library. */
 #pragma once
 
-/* Sends a state, e.g. "READY=1", if the manager wants to hear it. */
+/* Sends a state, e.g. "READY=1", if the manager wants to hear it. One that is
+ * busy is waited for, as it kills what it doesn't know to be ready; but for a
+ * second at most, because nobody is served meanwhile, and no signal heard. */
 void service_notify(const char *state);
 
 /* The first descriptor that a manager passes. */

@@ -109,6 +109,30 @@ test_notify(void **state)
 }
 
 static void
+test_notify_hangs(void **state)
+{
+	/* Broken: a manager that hangs makes the program hang, too. */
+	char *env[] = {NULL, NULL};
+	int manager = listen_for_news("@tcp-proxy-test-hangs", &env[0]);
+	unsigned junk = fill_queue(manager);
+	uint16_t port = network_tcp_port();
+	struct program *p = program_start(&(struct program_options){
+	    .side = HOST,
+	    .name = "ip-to-vsock",
+	    .args = ARGS("-i", harness_text("127.0.0.1:%u", port), "-v", "1:7"),
+	    .env = env});
+
+	(void)state;
+	program_wait_tcp(p, port);
+	close(network_tcp_connect(HOST, "127.0.0.1", port));
+	program_wait_connection(p, 1);
+	assert_int_equal(program_stop(p), 0);
+	while (junk-- > 0)
+		expect_news(manager, "junk");
+	assert_false(traffic_readable(manager, 0));
+}
+
+static void
 test_notify_failure(void **state)
 {
 	/* Broken: a program that can't listen is taken for ready; or one that
@@ -490,6 +514,7 @@ strict_service_run(void)
 	const struct CMUnitTest tests[] = {
 	    TEST_WITH(test_notify, "path", path),
 	    TEST_WITH(test_notify, "abstract", name),
+	    TEST(test_notify_hangs),
 	    TEST(test_notify_failure),
 	    TEST(test_passed),
 	    TEST(test_passed_with_clients),

@@ -170,6 +170,88 @@ test_path_too_long(void **state)
 	assert_int_equal(unlink(path_of(sizeof(name.sun_path))), 0);
 }
 
+static _Atomic pid_t teller; /* a thread; 0: none yet */
+
+static void
+tell(void *argument)
+{
+	teller = gettid();
+	service_notify(argument);
+}
+
+/* Whether that thread sleeps. */
+static bool
+teller_waits(void)
+{
+	char path[64], state = '?';
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", teller);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return false;
+	if (fscanf(file, "%*d %*s %c", &state) != 1)
+		state = '?';
+	fclose(file);
+	return state == 'S';
+}
+
+/* Fills a manager's queue, so that who sends to it must wait. Returns how many
+ * messages that takes. */
+static int
+fill_queue(const struct sockaddr_un *name, size_t length)
+{
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), count = 0;
+
+	while (
+	    sendto(fd, "junk", 4, MSG_DONTWAIT, (const struct sockaddr *)name,
+		(socklen_t)(offsetof(struct sockaddr_un, sun_path) + length)) ==
+	    4)
+		count++;
+	assert_int_equal(errno, EAGAIN);
+	close(fd);
+	return count;
+}
+
+static void
+test_busy_manager(void **state)
+{
+	/* Fails if word is lost because a manager is busy for a moment; or if
+	 * one that hangs makes the proxy hang, too. */
+	static struct job job;
+	static char word[] = "READY=1";
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	const char *path = path_of(50);
+	long begin;
+	int manager;
+
+	(void)state;
+	memcpy(name.sun_path, path, 50);
+	manager = bind_manager(&name, 50);
+	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+	for (int hangs = 0; hangs < 2; hangs++) {
+		int junk = fill_queue(&name, 50);
+
+		teller = 0;
+		begin = now_ms();
+		job_start(&job, tell, word);
+		AWAIT(job_has_ended(&job) ||
+		      (hangs ? now_ms() >= begin + 10000 : teller_waits()));
+		begin = now_ms() - begin;
+		for (; junk > 0; junk--)
+			assert_int_equal(recv(manager, &(char){0}, 1, 0), 1);
+		job_end(&job);
+		if (hangs) {
+			assert_in_range(begin, 900, 5000);
+			assert_not_told(manager);
+		} else {
+			assert_told(manager, word);
+		}
+	}
+	close(manager);
+	assert_int_equal(unlink(path), 0);
+}
+
 /* Sets, or with NULL unsets, what a manager sets. */
 static void
 pass(const char *pid, const char *fds)
@@ -223,6 +305,7 @@ main(void)
 	    TEST(test_abstract_name),
 	    TEST(test_nobody_to_tell),
 	    TEST(test_path_too_long),
+	    TEST(test_busy_manager),
 	    TEST(test_listeners),
 	};
 	int failed;
