@@ -149,8 +149,8 @@ WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
 	shutdown splice stream_gone
-WRAPS_server = accept4 capacity_connections clock_gettime eventfd malloc poll \
-	pthread_create signalfd stream_listen
+WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
+	malloc poll pthread_create signalfd stream_listen
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt \
 	listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults harness main network program strict \

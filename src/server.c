@@ -184,20 +184,31 @@ open_listener(char *text, size_t size)
 	(void)fcntl(listener, F_SETFL, O_NONBLOCK); /* can't fail */
 }
 
+static void
+end_early(int number)
+{
+	(void)number;
+	_exit(0);
+}
+
 /* What has to be so before the first line of the log: the next socket would get
- * the number of a closed stream, and a log without a reader would kill. */
+ * the number of a closed stream, and a log without a reader would kill. And
+ * what signals do until open_signals(), while a resolver takes its time. */
 static void
 prepare_process(void)
 {
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
+	(void)signal(SIGUSR1, SIG_IGN);
+	(void)signal(SIGTERM, end_early); /* who has PID 1 needs a handler */
+	(void)signal(SIGINT, end_early);
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
 		if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR) == -1)
 			exit(1); /* nowhere to say why */
 	}
 }
 
-/* From now on signals wait for signalfd(2), in all threads. */
+/* From now on signals, ignored or not, wait for signalfd(2), in all threads. */
 static int
 open_signals(void)
 {
@@ -229,13 +240,13 @@ server_run(dial_function *dial)
 	stream_vsock_buffer = settings.vsock_buffer;
 	if (settings.upstream_has_port)
 		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
+	open_listener(text, sizeof(text));
 	freed = connection_open(dial, most);
 	if (freed == -1 || open_signals() == -1) {
 		log_line(LEVEL_ERROR, "msg=\"cannot start\" reason=\"%s\"",
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);
 	}
-	open_listener(text, sizeof(text));
 	if (settings.upstream_host.text != NULL)
 		(void)snprintf(upstream, sizeof(upstream), "%s",
 		    settings.upstream_host.text);

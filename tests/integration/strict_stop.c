@@ -5,11 +5,13 @@
  */
 #include "strict.h"
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define SOME 100000
@@ -130,6 +132,45 @@ test_stop_idle(void **state)
 		begin_stop(p, numbers[i], 0, 1000);
 		expect_stopped(p, "");
 	}
+}
+
+static void
+test_stop_while_resolving(void **state)
+{
+	/* Broken: whoever starts a program with a name that no resolver answers
+	 * for can't end it for a minute. */
+	static const int numbers[] = {SIGTERM, SIGINT};
+	static char own_etc[] =
+	    "mount -t tmpfs none /etc && echo 'hosts: dns' >/etc/nsswitch.conf "
+	    "&& echo nameserver 127.0.0.1 >/etc/resolv.conf && exec \"$@\"";
+	struct sockaddr_in name = {.sin_family = AF_INET,
+	    .sin_port = htons(53),
+	    .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int resolver;
+
+	(void)state;
+	network_enter(HOST);
+	resolver = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(
+	    bind(resolver, (struct sockaddr *)&name, sizeof(name)), 0);
+	for (size_t i = 0; i < COUNT(numbers); i++) {
+		struct program *p =
+		    program_start(&(struct program_options){.side = HOST,
+			.name = "unshare",
+			.args = ARGS("-m", "sh", "-c", own_etc, "sh",
+			    harness_text("%s", program_path("ip-to-vsock")),
+			    "-i", "silent.example:0", "-v", "1:7")});
+		char query[512];
+
+		assert_true(traffic_readable(resolver, DEADLINE_MS));
+		send_signal(p, SIGUSR1);
+		send_signal(p, numbers[i]);
+		assert_int_equal(program_wait_end(p), 0);
+		assert_string_equal(program_err(p), "");
+		while (recv(resolver, query, sizeof(query), MSG_DONTWAIT) > 0)
+			;
+	}
+	close(resolver);
 }
 
 struct cut {
@@ -518,6 +559,7 @@ strict_stop_run(void)
 	    TEST_WITH(test_drain, "vsock-to-ip", &drains[2]),
 	    TEST_WITH(test_drain, "vsock-to-ip-int", &drains[3]),
 	    TEST(test_stop_idle),
+	    TEST(test_stop_while_resolving),
 	    TEST_WITH(test_cut_off_in_the_end, "grace-1", &cuts[0]),
 	    TEST_WITH(test_cut_off_in_the_end, "grace-0", &cuts[1]),
 	    TEST_WITH(test_cut_off_in_the_end, "second-signal", &cuts[2]),

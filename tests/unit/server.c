@@ -13,6 +13,7 @@
 #include "support.h"
 
 #include <limits.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -33,6 +34,10 @@ int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 int __real_eventfd(unsigned value, int flags);
 int __wrap_eventfd(unsigned value, int flags);
+int __real_getaddrinfo(const char *node, const char *service,
+    const struct addrinfo *hints, struct addrinfo **list);
+int __wrap_getaddrinfo(const char *node, const char *service,
+    const struct addrinfo *hints, struct addrinfo **list);
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
@@ -86,6 +91,9 @@ struct shared {
 	struct rlimit limit;
 	bool ignores_sigpipe, ignores_sighup;
 	int no_delay;
+
+	bool hangs_resolving;
+	_Atomic bool resolving;
 
 	_Atomic unsigned vsock_buffer; /* before vsock sockets are made */
 	bool poses_as_vsock;           /* a vsock listener is one of TCP */
@@ -159,6 +167,17 @@ int
 __wrap_eventfd(unsigned value, int flags)
 {
 	return fails(shared->eventfd_error) ? -1 : __real_eventfd(value, flags);
+}
+
+int
+__wrap_getaddrinfo(const char *node, const char *service,
+    const struct addrinfo *hints, struct addrinfo **list)
+{
+	while (is_server && shared->hangs_resolving) {
+		shared->resolving = true;
+		(void)pause();
+	}
+	return __real_getaddrinfo(node, service, hints, list);
 }
 
 void *
@@ -1306,6 +1325,24 @@ test_stops_at_once(void **state)
 }
 
 static void
+test_stops_early(void **state)
+{
+	/* Fails if a proxy can't be stopped while the resolver hangs, or if
+	 * asking for the counters kills it then. */
+	(void)state;
+	for (size_t i = 0; i < LENGTH(stop_signals); i++) {
+		memset(shared, 0, sizeof(*shared));
+		shared->hangs_resolving = true;
+		launch(dial);
+		AWAIT(shared->resolving);
+		send_signal(SIGHUP);
+		send_signal(SIGUSR1);
+		send_signal(stop_signals[i]);
+		assert_exits(0);
+	}
+}
+
+static void
 test_drains(void **state)
 {
 	/* Fails if connections are cut off when a proxy is replaced, if it
@@ -1430,6 +1467,37 @@ test_second_signal(void **state)
 		send_signal(SIGHUP);
 		assert_passes(held.client, held.upstream, "alive");
 		send_signal(stop_signals[i / 2]);
+		assert_contains(assert_logs(" conn=1 "), " end=stopped");
+		assert_stopped(0, 1);
+		assert_cut_off(held);
+	}
+}
+
+static void
+test_two_signals_at_once(void **state)
+{
+	/* Fails if two signals that come together count as one, or keep
+	 * SIGUSR1 from being heard. */
+	struct held held;
+	int status;
+
+	(void)state;
+	settings.grace = 1000000;
+	for (size_t i = 0; i < LENGTH(stop_signals); i++) {
+		memset(shared, 0, sizeof(*shared));
+		serve(dial);
+		hold(&held);
+		send_signal(SIGSTOP);
+		assert_int_equal(
+		    waitpid(server.pid, &status, WUNTRACED), server.pid);
+		assert_true(WIFSTOPPED(status));
+		send_signal(stop_signals[i]);
+		send_signal(stop_signals[1 - i]);
+		send_signal(SIGUSR1);
+		send_signal(SIGCONT);
+		/* The kernel hands them out by number. */
+		assert_logs(" msg=stopping active=1 ");
+		assert_logs(" msg=counters accepted=1 active=1 ");
 		assert_contains(assert_logs(" conn=1 "), " end=stopped");
 		assert_stopped(0, 1);
 		assert_cut_off(held);
@@ -1599,11 +1667,13 @@ main(void)
 	    TEST(test_idle),
 	    TEST(test_signals),
 	    TEST(test_stops_at_once),
+	    TEST(test_stops_early),
 	    TEST(test_drains),
 	    TEST(test_signal_beside_client),
 	    TEST(test_drains_full),
 	    TEST(test_deadline),
 	    TEST(test_second_signal),
+	    TEST(test_two_signals_at_once),
 	    TEST(test_drains_idle),
 	    TEST(test_notifies),
 	    TEST(test_listener_passed),
