@@ -258,10 +258,10 @@ connection_report(const char *message, bool is_end)
 		length +=
 		    (size_t)snprintf(words + length, sizeof(words) - length,
 			" %s=%" PRIu64, end_words[i], ended[i]);
+	if (!is_end) /* a log that nobody reads may wait; accepted is ours */
+		pthread_mutex_unlock(&lock);
 	log_line(is_end ? LEVEL_INFO : LEVEL_ANY,
 	    "msg=%s accepted=%" PRIu64 " active=%u%s up=%" PRIu64
 	    " down=%" PRIu64 " longest-ms=%" PRIu64,
 	    message, accepted, active, words, all_up, all_down, now - oldest);
-	if (!is_end)
-		pthread_mutex_unlock(&lock);
 }

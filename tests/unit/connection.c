@@ -1253,6 +1253,41 @@ test_counted_until_logged(void **state)
 	assert_logged_all();
 }
 
+static void
+report_counters(void *argument)
+{
+	(void)argument;
+	connection_report("counters", false);
+}
+
+static void
+test_report_holds_up_nobody(void **state)
+{
+	/* Fails if no connection can begin or end while a log that nobody reads
+	 * takes its time with the counters. */
+	static struct job job;
+	struct ends ends;
+	long limit_ms;
+	bool ended;
+
+	(void)state;
+	ends = start();
+	assert_logs(LEVEL_DEBUG, "msg=connected ");
+	record.blocked = "msg=counters ";
+	job_start(&job, report_counters, NULL);
+	AWAIT(record.waiting == 1);
+	end(ends);
+	limit_ms = now_ms() + 5000;
+	while (!(ended = lines_logged() > record.next) && now_ms() < limit_ms)
+		pause_ms(1);
+	record.blocked = NULL;
+	job_end(&job);
+	assert_true(ended);
+	assert_logs(LEVEL_INFO, "msg=closed ");
+	assert_int_equal(
+	    number_in(assert_logs(LEVEL_ANY, "msg=counters "), "active"), 1);
+}
+
 /* Time passes; then idle connections are ended, if so many milliseconds have
  * passed for them. */
 static void
@@ -1769,6 +1804,7 @@ main(void)
 	    TEST(test_failures_free),
 	    TEST(test_limit_changed),
 	    TEST(test_counted_until_logged),
+	    TEST(test_report_holds_up_nobody),
 	    TEST(test_idle),
 	    TEST(test_idle_not_at_once),
 	    TEST(test_idle_not_while_dialling),
