@@ -55,6 +55,8 @@ connection_target(struct connection *c, struct address *target)
 	c->reason = stream_reason(AF_INET, errno);
 	if (errno == ENOENT || errno == ENOPROTOOPT) /* the latter: no NAT */
 		c->reason = "not redirected, it has no original destination";
+	else if (errno == ELOOP)
+		c->reason = "not redirected, or from this listener to itself";
 	return -1;
 }
 

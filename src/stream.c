@@ -214,7 +214,7 @@ stream_original_destination(int fd, struct address *target)
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
 	if (address_equal(*target, local)) {
-		errno = ENOENT;
+		errno = ELOOP;
 		return -1;
 	}
 	return 0;

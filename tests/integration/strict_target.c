@@ -13,6 +13,7 @@
 #include <linux/vm_sockets.h>
 
 #define NOT_REDIRECTED "not redirected, it has no original destination"
+#define FROM_ITSELF "not redirected, or from this listener to itself"
 #define TOO_SLOW "no whole preamble came in time"
 #define TOO_SHORT "the client ended before its preamble was whole"
 #define PORT_0 "the preamble names port 0"
@@ -122,16 +123,17 @@ test_ipv6_chain(void **state)
 	traffic_echo(client, upstream);
 }
 
-/* A connection that isn't redirected: it must be refused, and nothing may come
- * to the upstream. */
+/* A connection that must be refused for this reason; and nothing may come to
+ * the upstream. */
 static void
-expect_no_target(struct program *p, unsigned number, int client, int listener)
+expect_no_target(struct program *p, unsigned number, const char *target,
+    const char *reason, int client, int listener)
 {
 	const char *line;
 
 	assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
-	line = strict_expect_end(p, number, "no-target", NOT_REDIRECTED);
-	strict_expect_value(line, "target", "-");
+	line = strict_expect_end(p, number, "no-target", reason);
+	strict_expect_value(line, "target", target);
 	strict_expect_value(line, "upstream", "-");
 	assert_false(network_pending(listener));
 	close(client);
@@ -144,6 +146,7 @@ expect_loops_refused(const char *name, enum side side)
 	uint16_t port = network_tcp_port();
 	uint32_t vsock_port = network_vsock_port();
 	bool by_port = strcmp(name, "port-to-vsock-transparent") == 0;
+	const char *reason = side == ENCLAVE ? FROM_ITSELF : NOT_REDIRECTED;
 	struct program *p = strict_start(side, name,
 	    ARGS("-i", harness_text("[::]:%u", port), "-v",
 		harness_text(by_port ? "1" : "1:%u", vsock_port)));
@@ -152,11 +155,11 @@ expect_loops_refused(const char *name, enum side side)
 
 	if (side == ENCLAVE)
 		network_redirect(ENCLAVE, TARGET_IPV4, port);
-	expect_no_target(
-	    p, 1, network_tcp_connect(side, "127.0.0.1", port), listener);
-	expect_no_target(
-	    p, 2, network_tcp_connect(side, "::1", port), listener);
-	expect_no_target(p, 3,
+	expect_no_target(p, 1, "-", reason,
+	    network_tcp_connect(side, "127.0.0.1", port), listener);
+	expect_no_target(p, 2, "-", reason,
+	    network_tcp_connect(side, "::1", port), listener);
+	expect_no_target(p, 3, "-", reason,
 	    network_tcp_connect(
 		side, side == ENCLAVE ? "192.0.2.1" : TARGET_IPV4, port),
 	    listener);

@@ -923,6 +923,7 @@ test_target(void **state)
 	} cases[] = {
 	    {ENOENT, "not redirected, it has no original destination"},
 	    {ENOPROTOOPT, "not redirected, it has no original destination"},
+	    {ELOOP, "not redirected, or from this listener to itself"},
 	    {EBADF, strerror(EBADF)},
 	};
 	struct address target;
