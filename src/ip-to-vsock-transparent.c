@@ -20,13 +20,21 @@ static const struct option options[] = {
 static int
 dial(struct connection *c)
 {
+	uint8_t preamble[PREAMBLE_SIZE_IPV6];
 	struct address target;
+	size_t size;
 	int fd;
 
 	if (connection_target(c, &target) == -1)
 		return -1;
+	size = preamble_encode(&target, preamble);
+	if (size == 0) {
+		c->end = END_NO_TARGET;
+		c->reason = "a link-local target has no meaning elsewhere";
+		return -1;
+	}
 	fd = connection_connect(c, &settings.upstream_vsock);
-	if (fd != -1 && preamble_send(fd, &target) == -1) {
+	if (fd != -1 && preamble_send(fd, preamble, size) == -1) {
 		c->reason = stream_reason(AF_UNSPEC, errno);
 		close(fd);
 		return -1;

@@ -27,6 +27,8 @@ preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 		memcpy(bytes, &ipv4, sizeof(ipv4));
 		return PREAMBLE_SIZE_IPV4;
 	}
+	if (IN6_IS_ADDR_LINKLOCAL(&plain.in6.sin6_addr))
+		return 0;
 	memcpy(bytes, ipv6_mark, sizeof(ipv6_mark));
 	memcpy(bytes + PREAMBLE_SIZE_IPV4, &plain.in6.sin6_addr, 16);
 	return PREAMBLE_SIZE_IPV6;
@@ -54,10 +56,8 @@ preamble_decode(const uint8_t *bytes)
 }
 
 int
-preamble_send(int fd, const struct address *target)
+preamble_send(int fd, const uint8_t *bytes, size_t size)
 {
-	uint8_t bytes[PREAMBLE_SIZE_IPV6];
-	size_t size = preamble_encode(target, bytes);
 	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
 
 	if (sent == (ssize_t)size)

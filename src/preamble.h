@@ -8,7 +8,8 @@
 #define PREAMBLE_SIZE_IPV4 6
 #define PREAMBLE_SIZE_IPV6 22
 
-/* Writes the preamble of an IPv4 or IPv6 target. Returns its size. */
+/* Writes the preamble of an IPv4 or IPv6 target. Returns its size, or 0: it is
+ * a link-local IPv6 address, and there is no room for the link. */
 size_t preamble_encode(
     const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6]);
 
@@ -18,10 +19,10 @@ size_t preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4]);
 /* Reads a whole preamble: preamble_size() bytes. Any bytes are valid. */
 struct address preamble_decode(const uint8_t *bytes);
 
-/* Sends the preamble in one piece on a connected socket. Returns 0, or -1 with
+/* Sends a preamble in one piece on a connected socket. Returns 0, or -1 with
  * errno of send(2), which waits as long as stream_connect() did at most;
  * ETIMEDOUT, ENOBUFS: the peer has no room for it, or for all of it. */
-int preamble_send(int fd, const struct address *target);
+int preamble_send(int fd, const uint8_t *bytes, size_t size);
 
 /* Reads a preamble and not one byte more, however it is cut, for at most
  * timeout_ms milliseconds in all. Returns NULL, or why there is no target:

@@ -204,6 +204,8 @@ make_tcp(union socket_address *a, const char *address, uint16_t port)
 		abort();
 	a->in6.sin6_family = AF_INET6;
 	a->in6.sin6_port = htons(port);
+	if (IN6_IS_ADDR_LINKLOCAL(&a->in6.sin6_addr))
+		a->in6.sin6_scope_id = 1; /* lo */
 	return sizeof(a->in6);
 }
 

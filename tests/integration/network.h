@@ -65,7 +65,7 @@ uint32_t network_vsock_port(void);
 /* Listens on an IPv4 or IPv6 address and a port. */
 int network_tcp_listen(enum side side, const char *address, uint16_t port);
 
-/* Connects, or fails the test. */
+/* Connects, or fails the test. A link-local address is lo's. */
 int network_tcp_connect(enum side side, const char *address, uint16_t port);
 
 /* Connects, or returns -1 with errno. Any thread. */

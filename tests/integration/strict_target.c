@@ -14,6 +14,7 @@
 
 #define NOT_REDIRECTED "not redirected, it has no original destination"
 #define FROM_ITSELF "not redirected, or from this listener to itself"
+#define LINK_LOCAL "a link-local target has no meaning elsewhere"
 #define TOO_SLOW "no whole preamble came in time"
 #define TOO_SHORT "the client ended before its preamble was whole"
 #define PORT_0 "the preamble names port 0"
@@ -176,6 +177,31 @@ test_not_redirected(void **state)
 
 	expect_loops_refused(name, BARE);
 	expect_loops_refused(name, ENCLAVE);
+}
+
+static void
+test_link_local(void **state)
+{
+	/* Broken: a target that means something on this machine only is asked
+	 * of another one. */
+	static const char target[] = "fe80::7";
+	uint16_t port = network_tcp_port();
+	uint32_t vsock_port = network_vsock_port();
+	struct program *p = start("ip-to-vsock-transparent", "[::]:%u", port,
+	    harness_text("1:%u", vsock_port));
+	int listener = network_vsock_listen(vsock_port), client;
+
+	(void)state;
+	network_redirect(ENCLAVE, target, port);
+	expect_no_target(p, 1, "[fe80::7]:443", LINK_LOCAL,
+	    network_tcp_connect(ENCLAVE, target, 443), listener);
+	/* The port alone does. */
+	port = network_tcp_port();
+	p = start("port-to-vsock-transparent", "[::]:%u", port, "1");
+	network_reset();
+	network_redirect(ENCLAVE, target, port);
+	client = network_tcp_connect(ENCLAVE, target, (uint16_t)vsock_port);
+	traffic_echo(client, network_accept(listener));
 }
 
 /* Sends bytes one at a time, so that most of them come one at a time. */
@@ -442,6 +468,7 @@ strict_target_run(void)
 		test_not_redirected, "ip-to-vsock-transparent", by_address),
 	    TEST_WITH(
 		test_not_redirected, "port-to-vsock-transparent", by_port),
+	    TEST(test_link_local),
 	    TEST_WITH(test_preamble_understood, "whole", 1),
 	    TEST_WITH(test_preamble_understood, "dribbling", 0),
 	    TEST(test_preamble_bad),
