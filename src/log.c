@@ -31,7 +31,7 @@ log_line(enum log_level level, const char *format, ...)
 	static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 	static atomic_uint lost; /* lines */
 	struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
-	char text[1024], note[20] = "";
+	char text[1024], note[20];
 	struct timespec limit, now;
 	struct tm utc;
 	va_list arguments;
@@ -50,14 +50,13 @@ log_line(enum log_level level, const char *format, ...)
 		return;
 	}
 	n = lost;
-	if (n != 0)
-		(void)snprintf(note, sizeof(note), "lost=%u ", n);
+	(void)snprintf(note, sizeof(note), "lost=%u ", n);
 	(void)clock_gettime(CLOCK_REALTIME, &now);
 	(void)gmtime_r(&now.tv_sec, &utc); /* can't fail before 2^31 */
 	length = strftime(text, sizeof(text), "ts=%FT%T", &utc);
 	(void)snprintf(text + length, sizeof(text) - length,
 	    ".%03dZ level=%s prog=%s %s", (int)(now.tv_nsec / 1000000),
-	    names[level], log_program, note);
+	    names[level], log_program, n != 0 ? note : "");
 	length = strlen(text); /* it may have been cut */
 	va_start(arguments, format);
 	(void)vsnprintf(
