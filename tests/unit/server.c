@@ -65,6 +65,7 @@ struct shared {
 	_Atomic size_t accepts, creates, mallocs; /* calls */
 	_Atomic int accept_flags;                 /* of all calls */
 	bool without_streams; /* start with none of the standard ones */
+	bool without_reader;  /* nobody reads the log */
 
 	/* A false clock stands still, but for waits that come to nothing: as
 	 * many as are left end at once, and it goes on by their length. */
@@ -352,9 +353,16 @@ _Noreturn static void
 be_server(dial_function *function, int log)
 {
 	struct rlimit limit;
+	int unread[2];
 
 	alarm(TEST_LIMIT_S);
-	(void)dup2(log, STDERR_FILENO);
+	if (shared->without_reader && pipe(unread) == 0) {
+		close(unread[0]);
+		(void)dup2(unread[1], STDERR_FILENO);
+		close(unread[1]);
+	} else {
+		(void)dup2(log, STDERR_FILENO);
+	}
 	(void)signal(SIGPIPE, SIG_DFL);
 	if (passed != -1)
 		(void)dup2(passed, PASSED_LISTENER);
@@ -1071,6 +1079,20 @@ test_closed_streams(void **state)
 }
 
 static void
+test_log_without_reader(void **state)
+{
+	/* Fails if a proxy that has something to say before it listens is
+	 * killed by that. */
+	(void)state;
+	settings.upstream_has_port = true;
+	shared->without_reader = true;
+	launch(dial);
+	AWAIT(shared->waits > 0);
+	send_signal(SIGTERM);
+	assert_exits(0);
+}
+
+static void
 test_cannot_listen(void **state)
 {
 	/* Fails if a proxy that can't listen doesn't say so, or hangs about. */
@@ -1658,6 +1680,7 @@ main(void)
 	    TEST(test_from_vsock),
 	    TEST(test_soft_limit_raised),
 	    TEST(test_closed_streams),
+	    TEST(test_log_without_reader),
 	    TEST(test_cannot_listen),
 	    TEST(test_cannot_listen_vsock),
 	    TEST(test_dual_stack),
