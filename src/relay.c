@@ -46,24 +46,18 @@ record(struct relay *relay, enum relay_end end, int error)
 		copy_set_deadline(&relay->deadline);
 }
 
-static void
-reset_both(struct relay *relay)
+void
+relay_fail(struct relay *relay, enum relay_end end, int error)
 {
+	record(relay, end, error);
 	if (atomic_exchange(&relay->deadline, 1) == 1)
 		return;
 	stream_reset(relay->client);
 	stream_reset(relay->upstream);
 }
 
-void
-relay_fail(struct relay *relay, enum relay_end end, int error)
-{
-	record(relay, end, error);
-	reset_both(relay);
-}
-
-/* After a failure: when what both kernels took is delivered, nothing is left.
- */
+/* After a failure, which is recorded: when what both kernels took is delivered,
+ * nothing is left to do. */
 static void
 end_both(struct relay *relay)
 {
@@ -72,7 +66,7 @@ end_both(struct relay *relay)
 	       !(stream_delivered(relay->client) &&
 		   stream_delivered(relay->upstream)))
 		(void)poll(NULL, 0, 10);
-	reset_both(relay);
+	relay_fail(relay, RELAY_ENDS, ECONNRESET);
 }
 
 /* An end-of-file may be a reset in disguise: the kernel reports an error once,
@@ -95,80 +89,74 @@ hidden_error(struct direction *d, int ms)
 	/* This question is asked before the note is looked at. */
 	if (error != 0 || !stream_gone(d->from) || d->opposite->write_closed)
 		return error;
-	/* One that isn't of a pair may have sent all and left, and the other
-	 * side may still work on it. */
-	if (d->gone_at == 0 && (d->relay->paired || stream_delivered(d->to)))
+	if (d->relay->paired)
+		return EPIPE;
+	/* It may have sent all and left, and the other side still work on it.
+	 */
+	if (d->gone_at == 0 && stream_delivered(d->to))
 		d->gone_at = clock_ms();
-	return d->gone_at != 0 &&
-		       (d->relay->paired || clock_ms() - d->gone_at >= GONE_MS)
-		   ? EPIPE
-		   : 0;
+	return d->gone_at != 0 && clock_ms() - d->gone_at >= GONE_MS ? EPIPE
+								     : 0;
 }
 
-/* `from` has ended or failed: with an errno, or 0. */
-static void
-pass_on_end(struct direction *d, int error)
+/* Returns the error of `from` if there is a record of one. If it is of `to`,
+ * the opposite direction, which reads from that, ends both. */
+static int
+pass_on_eof(struct direction *d)
 {
-	if (error == 0)
-		error = hidden_error(d, 0);
-	if (error != 0)
-		record(d->relay, d->from_error, error);
-	if (d->relay->failure >> 16 == (int)d->from_error) {
-		end_both(d->relay);
-	} else if (d->relay->failure == 0) {
-		d->write_closed = true;
-		/* ENOTCONN: reset, and nobody has noticed yet. */
-		if (shutdown(d->to, SHUT_WR) == -1)
-			record(d->relay, d->to_error,
-			    errno == ENOTCONN ? ECONNRESET : errno);
-	} /* else: the opposite direction, which reads from `to`, ends both */
-}
+	int failure = d->relay->failure;
 
-/* The opposite direction, which only writes to `from`, may be idle: who else
- * would notice if that fails now? */
-static void
-watch(struct direction *d)
-{
-	int error = 0;
-
-	while (error == 0 && !d->opposite->ended &&
-	       !copy_is_over(&d->relay->deadline))
-		error = hidden_error(d, WATCH_MS);
-	if (error != 0)
-		record(d->relay, d->from_error, error);
-	if (d->relay->failure != 0)
-		end_both(d->relay);
+	if (failure >> 16 == (int)d->from_error)
+		return failure & 0xffff;
+	if (failure != 0)
+		return 0;
+	d->write_closed = true;
+	/* ENOTCONN: reset, and nobody has noticed yet. */
+	if (shutdown(d->to, SHUT_WR) == -1)
+		record(d->relay, d->to_error,
+		    errno == ENOTCONN ? ECONNRESET : errno);
+	return 0;
 }
 
 static void *
 run_direction(void *argument)
 {
 	struct direction *d = argument;
+	struct relay *relay = d->relay;
 	enum copy_end end =
-	    copy_run(d->from, d->to, d->way, d->moved, &d->relay->deadline);
-	int error = errno;
+	    copy_run(d->from, d->to, d->way, d->moved, &relay->deadline);
+	int error = errno; /* from now on that of `from` */
 
-	if (end == COPY_OVER) {
-		/* Of what set the deadline there is a record, but if nobody was
-		 * told of the error yet. */
-		error = stream_error(d->from);
-		record(d->relay, error != 0 ? d->from_error : d->to_error,
-		    error != 0 ? error : ECONNRESET);
-	} else if (end != COPY_WRITE_FAILED) {
-		/* Linux 4.14 says ENOTCONN at the end of a vsock stream. After
-		 * a TCP reset it means that the error was reported elsewhere.
-		 */
-		pass_on_end(
-		    d, end == COPY_EOF || error == ENOTCONN ? 0 : error);
-	} else {
-		record(d->relay, d->to_error, error);
+	if (end == COPY_WRITE_FAILED) {
+		record(relay, d->to_error, error);
 		/* These tell that it is gone, or doesn't read. But it may have
 		 * answered before, which the opposite direction hands out. */
 		if (error != EPIPE && error != ECONNRESET)
-			end_both(d->relay);
+			end_both(relay);
+		error = 0;
+	} else if (end == COPY_OVER) {
+		/* There is a record of why, but if nobody was told yet. */
+		error = stream_error(d->from);
+		if (error == 0)
+			record(relay, d->to_error, ECONNRESET);
+	} else {
+		/* Linux 4.14 says ENOTCONN at the end of a vsock stream. After
+		 * a TCP reset it means that the error was told elsewhere. */
+		if (end == COPY_EOF || error == ENOTCONN)
+			error = hidden_error(d, 0);
+		if (error == 0)
+			error = pass_on_eof(d);
 	}
 	d->ended = true;
-	watch(d);
+	/* The opposite direction, which only writes to `from`, may be idle: who
+	 * else would notice if that fails now? */
+	while (error == 0 && !d->opposite->ended &&
+	       !copy_is_over(&relay->deadline))
+		error = hidden_error(d, WATCH_MS);
+	if (error != 0)
+		record(relay, d->from_error, error);
+	if (relay->failure != 0)
+		end_both(relay);
 	return NULL;
 }
 
