@@ -23,20 +23,24 @@
 	type __wrap_##name parameters;  \
 	type __wrap_##name parameters
 
-/* A stand-in for a function that returns -1 and sets errno. */
-#define WRAP(call, type, name, parameters, arguments) \
-	WRAPPED(type, name, parameters)               \
-	{                                             \
-		int how = due(call);                  \
-                                                      \
-		if (how == FAULT_NOTHING)             \
-			return 0;                     \
-		if (how > 0) {                        \
-			errno = how;                  \
-			return -1;                    \
-		}                                     \
-		return __real_##name arguments;       \
+/* A stand-in for a function that returns -1 and sets errno. What it then says
+ * of this socket (-1: of none) becomes true. */
+#define WRAP_IO(call, type, name, parameters, arguments, socket) \
+	WRAPPED(type, name, parameters)                          \
+	{                                                        \
+		int how = due(call);                             \
+                                                                 \
+		if (how == FAULT_NOTHING)                        \
+			return 0;                                \
+		if (how > 0) {                                   \
+			lose(socket, how);                       \
+			errno = how;                             \
+			return -1;                               \
+		}                                                \
+		return __real_##name arguments;                  \
 	}
+#define WRAP(call, type, name, parameters, arguments) \
+	WRAP_IO(call, type, name, parameters, arguments, -1)
 
 /* The size to pass on. */
 #define CUT(size) (how == FAULT_SHORT && (size) > 1 ? 1 : (size))
@@ -67,6 +71,21 @@ due(enum fault_call call)
 	return 0;
 }
 
+int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __real_shutdown(int fd, int side);
+
+/* A connection that has gone, as the program was just told, has gone. */
+static void
+lose(int fd, int error)
+{
+	static const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+
+	if (fd != -1 &&
+	    (error == EPIPE || error == ECONNRESET || error == ENOTCONN) &&
+	    __real_connect(fd, &nowhere, sizeof(nowhere)) == -1)
+		(void)__real_shutdown(fd, SHUT_RDWR); /* vsock */
+}
+
 WRAP(FAULT_ACCEPT4, int, accept4,
     (int fd, struct sockaddr *address, socklen_t *length, int flags),
     (fd, address, length, flags))
@@ -84,13 +103,13 @@ WRAP(FAULT_POLL, int, poll, (struct pollfd * fds, nfds_t count, int ms),
     (fds, count, ms))
 WRAP(FAULT_RECV, ssize_t, recv, (int fd, void *bytes, size_t size, int flags),
     (fd, bytes, CUT(size), flags))
-WRAP(FAULT_SEND, ssize_t, send,
+WRAP_IO(FAULT_SEND, ssize_t, send,
     (int fd, const void *bytes, size_t size, int flags),
-    (fd, bytes, CUT(size), flags))
+    (fd, bytes, CUT(size), flags), fd)
 WRAP(FAULT_SETSOCKOPT, int, setsockopt,
     (int fd, int level, int option, const void *value, socklen_t length),
     (fd, level, option, value, length))
-WRAP(FAULT_SHUTDOWN, int, shutdown, (int fd, int side), (fd, side))
+WRAP_IO(FAULT_SHUTDOWN, int, shutdown, (int fd, int side), (fd, side), fd)
 WRAP(FAULT_SOCKET, int, socket, (int family, int type, int protocol),
     (family, type, protocol))
 WRAP(FAULT_WRITE, ssize_t, write, (int fd, const void *bytes, size_t size),
@@ -113,11 +132,12 @@ WRAPPED(int, fcntl, (int fd, int command, ...))
 }
 
 /* Of splice(2)'s two descriptors, the pipe has a size. */
-WRAP(__real_fcntl(out, F_GETPIPE_SZ) > 0 ? FAULT_SPLICE_IN : FAULT_SPLICE_OUT,
+WRAP_IO(
+    __real_fcntl(out, F_GETPIPE_SZ) > 0 ? FAULT_SPLICE_IN : FAULT_SPLICE_OUT,
     ssize_t, splice,
     (int in, off_t *in_offset, int out, off_t *out_offset, size_t size,
 	unsigned flags),
-    (in, in_offset, out, out_offset, CUT(size), flags))
+    (in, in_offset, out, out_offset, CUT(size), flags), out)
 
 WRAPPED(int, getaddrinfo,
     (const char *host, const char *port, const struct addrinfo *hints,

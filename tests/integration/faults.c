@@ -18,6 +18,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -126,10 +127,10 @@ static const struct kind kinds[] = {
     HARMLESS(FAULT_SEND, EAGAIN),
     HARMLESS(FAULT_SEND, FAULT_SHORT),
     MAY_END(FAULT_SEND, EPIPE),
+    MAY_END(FAULT_SEND, ECONNRESET),
     MAY_END(FAULT_SEND, ENOBUFS),
     MAY_END(FAULT_SETSOCKOPT, ENOMEM),
     MAY_END(FAULT_SHUTDOWN, ENOTCONN),
-    MAY_END(FAULT_SHUTDOWN, ENOBUFS),
     MAY_END(FAULT_SOCKET, EMFILE),
     MAY_END(FAULT_SOCKET, ENOBUFS),
     HARMLESS(FAULT_SPLICE_IN, EINTR),
@@ -338,12 +339,15 @@ receive_some(struct end *e)
 static void
 step(struct end *e, size_t allowed, short events)
 {
+	int queued;
+
 	if (events & (POLLIN | POLLHUP | POLLERR) && !e->ended)
 		receive_some(e);
 	if (!e->closed && !e->failed && e->sent < allowed)
 		send_some(e, allowed);
-	if (e->reset_at != 0 && e->sent >= e->reset_at && !e->failed)
-		reset(e);
+	if (e->reset_at != 0 && e->sent >= e->reset_at && !e->failed &&
+	    ioctl(e->fd, TIOCOUTQ, &queued) == 0 && queued == 0)
+		reset(e); /* all that was sent has arrived */
 }
 
 static void
@@ -488,6 +492,13 @@ run_connection(struct stage *s, bool harmless)
 	if (upstream.fd == -1 && network_pending(s->bridge.listener))
 		accept_upstream(s, &upstream);
 	exchange(s, &client, &upstream);
+	if (s->has_reset) { /* what came before it arrives */
+		assert_int_not_equal(upstream.fd, -1);
+		if (client.is_tcp)
+			assert_int_equal(upstream.received, client.sent);
+		else
+			assert_int_equal(client.received, upstream.sent);
+	}
 	line = program_wait_log(s->program, " ms=", 1);
 	is_well = judge(line, &client, &upstream,
 	    !s->has_reset && (harmless || !s->fault->rules[0].fired));
