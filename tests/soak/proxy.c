@@ -135,7 +135,8 @@ proxy_start(struct proxy *p, const char *folder, const char *name,
 		/* Where thousands connect on a slow machine, 10 s are little.
 		 */
 		execl(path, name, flag, listen, other_flag, upstream,
-		    "--connect-timeout", "600", "--grace", "10", NULL);
+		    "--connect-timeout", "600", "--grace", "10", "--paired",
+		    NULL);
 		_exit(127);
 	}
 	close(log[1]);
