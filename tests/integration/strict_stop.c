@@ -294,8 +294,7 @@ test_stop_before_preamble(void **state)
 	    late, bytes, bridge_preamble(TARGET_IPV4, b.upstream_port, bytes));
 	upstream = bridge_accept(&b);
 	traffic_echo(late, upstream);
-	close(late);
-	close(upstream);
+	strict_end_pair(late, upstream);
 	assert_true(program_runs(b.first));
 	traffic_half_close(silent);
 	traffic_expect_end(silent);
@@ -494,8 +493,7 @@ test_counters(void **state)
 		up + 22, down + 16));
 	assert_in_range(program_log_number(line, "longest-ms"), ms,
 	    harness_now_ms() - begin);
-	close(clients[0]);
-	close(upstreams[0]);
+	strict_end_pair(clients[0], upstreams[0]);
 	strict_expect_end(b.first, 7, "eof", NULL);
 	line = strict_count_now(b.first,
 	    harness_text("accepted=8 active=1 no-target=2 no-upstream=1 eof=2 "

@@ -233,11 +233,7 @@ expect_understood(const struct bridge *b, int listener, const uint8_t *preamble,
 		dribble(client, bytes + size, sizeof(DATA), 3);
 	traffic_expect(upstream, DATA, sizeof(DATA));
 	traffic_echo(client, upstream);
-	traffic_half_close(client); /* closing both ways would be giving up */
-	traffic_expect_eof(upstream);
-	close(upstream);
-	traffic_expect_eof(client);
-	close(client);
+	strict_end_pair(client, upstream);
 }
 
 /* Makes an IPv6 preamble of the IPv4 target. */
