@@ -60,13 +60,11 @@ preamble_send(int fd, const uint8_t *bytes, size_t size)
 {
 	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
 
-	if (sent == (ssize_t)size)
-		return 0;
 	if (sent != -1) /* the peer has room for a part: at once, or in time */
 		errno = ENOBUFS;
 	else if (errno == EAGAIN) /* SO_SNDTIMEO */
 		errno = ETIMEDOUT;
-	return -1;
+	return sent == (ssize_t)size ? 0 : -1;
 }
 
 const char *

@@ -193,7 +193,7 @@ end_early(int number)
 
 /* What has to be so before the first line of the log: the next socket would get
  * the number of a closed stream, and a log without a reader would kill. And
- * what signals do until open_signals(), while a resolver takes its time. */
+ * what signals do until serve(), while a resolver takes its time. */
 static void
 prepare_process(void)
 {
@@ -208,21 +208,6 @@ prepare_process(void)
 	}
 }
 
-/* From now on signals, ignored or not, wait for signalfd(2), in all threads. */
-static int
-open_signals(void)
-{
-	sigset_t set;
-
-	(void)sigemptyset(&set); /* none of these can fail */
-	(void)sigaddset(&set, SIGTERM);
-	(void)sigaddset(&set, SIGINT);
-	(void)sigaddset(&set, SIGUSR1);
-	(void)sigprocmask(SIG_BLOCK, &set, NULL);
-	signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return signals;
-}
-
 void
 server_run(dial_function *dial)
 {
@@ -230,6 +215,7 @@ server_run(dial_function *dial)
 	static const unsigned descriptors[] = {4, 6, 2};
 	char text[ADDRESS_TEXT_SIZE], upstream[ADDRESS_TEXT_SIZE] = "*:*";
 	const char *limit;
+	sigset_t set;
 
 	prepare_process();
 	most = capacity_connections(descriptors[settings.copy], &limit);
@@ -241,8 +227,15 @@ server_run(dial_function *dial)
 	if (settings.upstream_has_port)
 		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
 	open_listener(text, sizeof(text));
+	/* Signals, ignored or not, wait from now on, in all threads. */
+	(void)sigemptyset(&set); /* none of these can fail */
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigaddset(&set, SIGINT);
+	(void)sigaddset(&set, SIGUSR1);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	freed = connection_open(dial, most);
-	if (freed == -1 || open_signals() == -1) {
+	if (signals == -1 || freed == -1) {
 		log_line(LEVEL_ERROR, "msg=\"cannot start\" reason=\"%s\"",
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);

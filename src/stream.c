@@ -213,11 +213,8 @@ stream_original_destination(int fd, struct address *target)
 		return -1;
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
-	if (address_equal(*target, local)) {
-		errno = ELOOP;
-		return -1;
-	}
-	return 0;
+	errno = ELOOP;
+	return address_equal(*target, local) ? -1 : 0;
 }
 
 int

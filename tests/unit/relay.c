@@ -54,7 +54,7 @@ static struct {
 	int stolen_fd;           /* its error goes to the thread that writes */
 	sem_t stolen, ended;     /* and after that, its reader sees the end */
 	bool blind;              /* nobody watches for resets */
-	int send_fd, send_error; /* writing to this fails */
+	_Atomic int send_fd, send_error; /* writing to this fails */
 } faults;
 /* A vsock peer that has closed both ways, as far as the relay can see. */
 static _Atomic int gone_fd;
