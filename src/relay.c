@@ -108,7 +108,8 @@ pass_on_eof(struct direction *d)
 
 	if (failure >> 16 == (int)d->from_error)
 		return failure & 0xffff;
-	if (failure != 0)
+	/* Who has given up before our end-of-file must not look as after it. */
+	if (failure != 0 || (d->relay->paired && stream_gone(d->to)))
 		return 0;
 	d->write_closed = true;
 	/* ENOTCONN: reset, and nobody has noticed yet. */
@@ -126,12 +127,16 @@ run_direction(void *argument)
 	enum copy_end end =
 	    copy_run(d->from, d->to, d->way, d->moved, &relay->deadline);
 	int error = errno; /* from now on that of `from` */
+	bool last = false;
 
 	if (end == COPY_WRITE_FAILED) {
+		/* TCP says EPIPE when the reset was told already. */
+		if (error == EPIPE && !stream_gone(d->to))
+			error = ECONNRESET;
 		record(relay, d->to_error, error);
-		/* These tell that it is gone, or doesn't read. But it may have
-		 * answered before, which the opposite direction hands out. */
-		if (error != EPIPE && error != ECONNRESET)
+		/* It may have answered before, which the opposite direction
+		 * hands out. These don't tell that it is gone. */
+		if (error == ENOMEM || error == ENOBUFS)
 			end_both(relay);
 		error = 0;
 	} else if (end == COPY_OVER) {
@@ -149,10 +154,11 @@ run_direction(void *argument)
 	}
 	d->ended = true;
 	/* The opposite direction, which only writes to `from`, may be idle: who
-	 * else would notice if that fails now? */
-	while (error == 0 && !d->opposite->ended &&
-	       !copy_is_over(&relay->deadline))
-		error = hidden_error(d, WATCH_MS);
+	 * else would notice if that fails now, or just before that ended? */
+	while (error == 0 && !last && !copy_is_over(&relay->deadline)) {
+		last = d->opposite->ended;
+		error = hidden_error(d, last ? 0 : WATCH_MS);
+	}
 	if (error != 0)
 		record(relay, d->from_error, error);
 	if (relay->failure != 0)

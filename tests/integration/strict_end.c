@@ -207,7 +207,7 @@ test_reset_while_writer_waits(void **state)
 	 * lost though that reads in time. */
 	struct bridge bridges[COUNT(modes)];
 	int vsock[COUNT(modes)], slow, client, upstream, tcp, queued;
-	uint64_t since, filled, came;
+	uint64_t since[COUNT(modes)], filled, came;
 
 	for (size_t i = 0; i < COUNT(modes); i++) {
 		bridges[i] =
@@ -216,7 +216,7 @@ test_reset_while_writer_waits(void **state)
 		strict_sort_ends(
 		    &bridges[i], client, upstream, &tcp, &vsock[i]);
 		strict_fill(tcp);
-		since = harness_now_ms();
+		since[i] = harness_now_ms();
 		traffic_reset(tcp);
 	}
 	bridge_pair(&bridges[0], &client, &upstream);
@@ -228,7 +228,7 @@ test_reset_while_writer_waits(void **state)
 	assert_int_equal(traffic_wait_end(slow, &came), TRAFFIC_EOF);
 	assert_in_range(came, filled - (uint64_t)queued, filled);
 	for (size_t i = 0; i < COUNT(modes); i++) {
-		expect_failed_late(&bridges[i], since);
+		expect_failed_late(&bridges[i], since[i]);
 		/* What is queued, then an end. */
 		traffic_wait_end(vsock[i], NULL);
 		bridge_expect_service(&bridges[i]);

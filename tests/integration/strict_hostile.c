@@ -450,11 +450,13 @@ test_hostile_trickle(void **state)
 		int upstream = bridge_accept(&s.b);
 
 		traffic_expect(upstream, trickle + trickle_size, TRICKLED);
-		close(tricklers[i]);
+		traffic_half_close(tricklers[i]);
 		/* Which of them it is isn't known, but each ends. */
 		traffic_half_close(upstream);
 	}
 	expect_lines(&s, s.b.last, " end=eof", lines + TRICKLERS);
+	for (unsigned i = 0; i < TRICKLERS; i++)
+		close(tricklers[i]);
 	end(&s);
 }
 

@@ -169,7 +169,7 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 bool
 __wrap_stream_gone(int fd)
 {
-	return fd == gone_fd;
+	return fd == gone_fd || fd == faults.send_fd;
 }
 
 int
@@ -1300,6 +1300,20 @@ check_gave_up_later(const struct side *side)
 }
 
 static void
+check_gave_up_before(const struct side *side)
+{
+	/* But we see its end only after our own was passed on to it, or not. */
+	relay.relay.paired = true;
+	gone_fd = side->pair->ours;
+	start();
+	half_close(side->opposite->peer);
+	AWAIT(watching == 1);
+	half_close(side->pair->peer);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, EPIPE);
+}
+
+static void
 check_done(const struct side *side)
 {
 	/* Our own shutdown makes it look so. */
@@ -1322,6 +1336,7 @@ test_paired(void **state)
 	(void)state;
 	for_each(check_gave_up);
 	for_each(check_gave_up_later);
+	for_each(check_gave_up_before);
 	for_each(check_done);
 }
 
