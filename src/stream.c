@@ -281,18 +281,14 @@ stream_reason(int family, int error)
 {
 	if (error == EPIPE) /* it reads no more, though it has not ended */
 		return "the peer gave up";
-	if (family == AF_VSOCK) {
-		switch (error) {
-		case ECONNRESET:
-			return "nobody listens there, or the backlog is full";
-		case ENODEV: return "no such CID here";
-		case ETIMEDOUT: return "no answer";
-		case EAFNOSUPPORT: return "this kernel has no vsock";
-		case EADDRNOTAVAIL:
-			return "not a CID of this machine (any is all of them)";
-		default: break;
-		}
-	}
+	switch (family == AF_VSOCK ? error : 0) {
+	case ECONNRESET: return "nobody listens there, or the backlog is full";
+	case ENODEV: return "no such CID here";
+	case ETIMEDOUT: return "no answer";
+	case EAFNOSUPPORT: return "this kernel has no vsock";
+	case EADDRNOTAVAIL:
+		return "not a CID of this machine (any is all of them)";
 	/* Thread-safe with glibc and musl: constant strings for all errnos. */
-	return strerror(error);
+	default: return strerror(error);
+	}
 }
