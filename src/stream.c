@@ -59,34 +59,25 @@ stream_prepare(int fd, int family)
 	}
 }
 
-static int
-open_socket(int family, int flags)
-{
-	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-
-	if (fd != -1)
-		stream_prepare(fd, family);
-	return fd;
-}
-
 int
 stream_listen(const struct address *address)
 {
-	int fd = open_socket(address->any.sa_family, 0), error;
+	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int error;
 
 	if (fd == -1)
 		return -1;
+	stream_prepare(fd, address->any.sa_family);
 	/* A restart need not wait for old connections to time out. */
 	if (address->any.sa_family != AF_VSOCK)
 		set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	if (bind(fd, &address->any, address->length) == -1 ||
-	    listen(fd, BACKLOG) == -1) {
-		error = errno;
-		close(fd);
-		errno = error;
-		return -1;
-	}
-	return fd;
+	if (bind(fd, &address->any, address->length) == 0 &&
+	    listen(fd, BACKLOG) == 0)
+		return fd;
+	error = errno;
+	close(fd);
+	errno = error;
+	return -1;
 }
 
 int
@@ -122,14 +113,16 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 {
 	struct timeval limit = {.tv_sec = timeout_ms / 1000,
 	    .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
-	bool is_vsock = address->any.sa_family == AF_VSOCK;
-	int fd = open_socket(address->any.sa_family, SOCK_NONBLOCK), error;
+	sa_family_t family = address->any.sa_family;
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct pollfd done = {.fd = fd, .events = POLLOUT};
+	int error;
 
 	if (fd == -1)
 		return -1;
-	if (is_vsock) { /* its own is 2 s; and of what is sent before the data
-			 */
+	stream_prepare(fd, family);
+	/* vsock's own is 2 s; and of what is sent before the data. */
+	if (family == AF_VSOCK) {
 		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
 		    &limit, sizeof(limit));
 		(void)setsockopt(
@@ -146,7 +139,7 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 			: error == -1 ? errno
 				      : stream_error(fd);
 	}
-	if (error == 0 && !is_vsock && is_own_peer(fd))
+	if (error == 0 && family != AF_VSOCK && is_own_peer(fd))
 		error = ECONNREFUSED;
 	(void)ioctl(fd, FIONBIO, &(int){0}); /* can't fail */
 	if (error != 0)
