@@ -47,17 +47,13 @@ static uint64_t accepted, ended[ENDS], up, down; /* up, down: of the ended */
 int
 connection_target(struct connection *c, struct address *target)
 {
-	if (stream_original_destination(c->relay.client, target) == 0) {
-		address_format(target, c->target, sizeof(c->target));
-		return 0;
+	c->reason = stream_original_destination(c->relay.client, target);
+	if (c->reason != NULL) {
+		c->end = END_NO_TARGET;
+		return -1;
 	}
-	c->end = END_NO_TARGET;
-	c->reason = stream_reason(AF_INET, errno);
-	if (errno == ENOENT || errno == ENOPROTOOPT) /* the latter: no NAT */
-		c->reason = "not redirected, it has no original destination";
-	else if (errno == ELOOP)
-		c->reason = "not redirected, or from this listener to itself";
-	return -1;
+	address_format(target, c->target, sizeof(c->target));
+	return 0;
 }
 
 int

@@ -190,7 +190,7 @@ stream_local_address(int fd, struct address *address)
 	return 0;
 }
 
-int
+const char *
 stream_original_destination(int fd, struct address *target)
 {
 	struct address local;
@@ -198,16 +198,19 @@ stream_original_destination(int fd, struct address *target)
 	/* A v4-mapped client was redirected by IPv4's NAT, where SOL_IPV6 has
 	 * ENOENT: stream_local_address() has unmapped it. */
 	if (stream_local_address(fd, &local) == -1)
-		return -1;
+		return stream_reason(AF_INET, errno);
 	*target = (struct address){.length = local.length};
 	/* IP6T_SO_ORIGINAL_DST is the same number. */
 	if (getsockopt(fd, local.any.sa_family == AF_INET ? SOL_IP : SOL_IPV6,
 		SO_ORIGINAL_DST, &target->any, &target->length) == -1)
-		return -1;
+		return errno == ENOENT || errno == ENOPROTOOPT /* no NAT */
+			   ? "not redirected, it has no original destination"
+			   : stream_reason(AF_INET, errno);
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
-	errno = ELOOP;
-	return address_equal(*target, local) ? -1 : 0;
+	return address_equal(*target, local)
+		   ? "not redirected, or from this listener to itself"
+		   : NULL;
 }
 
 int

@@ -38,10 +38,9 @@ int stream_open(const struct host_port *host_port, unsigned timeout_ms,
 
 /* The address that a redirected TCP connection was meant for before NAT:
  * SO_ORIGINAL_DST (getorigdst() in net/netfilter/nf_conntrack_proto.c).
- * IPv4-mapped addresses come as IPv4. Returns 0, or -1 with ENOENT: not
- * redirected; ELOOP: the destination is the accepted socket's own address; or
- * errno of getsockopt(2). */
-int stream_original_destination(int fd, struct address *target);
+ * IPv4-mapped addresses come as IPv4. Returns NULL, or why there is none, or
+ * none but the accepted socket's own address: static text. */
+const char *stream_original_destination(int fd, struct address *target);
 
 /* getsockname(2), IPv4-mapped addresses as IPv4. Returns 0, or -1, errno. */
 int stream_local_address(int fd, struct address *address);
