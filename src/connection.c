@@ -48,10 +48,8 @@ int
 connection_target(struct connection *c, struct address *target)
 {
 	c->reason = stream_original_destination(c->relay.client, target);
-	if (c->reason != NULL) {
-		c->end = END_NO_TARGET;
+	if (c->reason != NULL)
 		return -1;
-	}
 	address_format(target, c->target, sizeof(c->target));
 	return 0;
 }
@@ -126,6 +124,8 @@ run_connection(void *argument)
 	pthread_mutex_lock(&lock);
 	c->relay.upstream = upstream;
 	c->moved_at = clock_ms();
+	/* Whoever knows where to connect to has noted it. */
+	c->end = c->upstream[0] == '-' ? END_NO_TARGET : END_NO_UPSTREAM;
 	pthread_mutex_unlock(&lock);
 	if (upstream != -1) {
 		if (settings.user_timeout != 0) {
@@ -192,8 +192,7 @@ connection_start(int fd, const struct address *peer)
 	    .peer = *peer,
 	    .relay = {.client = fd, .upstream = -1, .paired = settings.paired},
 	    .upstream = "-",
-	    .target = "-",
-	    .end = END_NO_UPSTREAM};
+	    .target = "-"};
 	address_unmap(&c->peer);
 	all.next = c->next->previous = c;
 	count++;

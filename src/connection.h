@@ -22,10 +22,10 @@ struct connection {
 	uint64_t moved, moved_at; /* bytes at the last look; clock_ms() */
 	struct address peer;      /* the client's address */
 	struct relay relay;       /* upstream: -1 while there is none */
+	unsigned end;             /* enum relay_end, or one of these */
 	char upstream[ADDRESS_TEXT_SIZE]; /* "-" while unknown */
 	char target[ADDRESS_TEXT_SIZE];   /* "-": there is none */
-	unsigned end;       /* END_NO_UPSTREAM, or set to END_NO_TARGET */
-	const char *reason; /* why dialling failed: static */
+	const char *reason;               /* why dialling failed: static */
 };
 
 /* Gets the upstream for a client: may block, in the connection's own thread.
@@ -33,7 +33,7 @@ struct connection {
 typedef int dial_function(struct connection *c);
 
 /* For dial functions: the original destination of a redirected client, noted
- * in c->target. Returns 0, or -1 with c->reason and c->end set. */
+ * in c->target. Returns 0, or -1 with c->reason set. */
 int connection_target(struct connection *c, struct address *target);
 
 /* For them, too: connects, and notes c->upstream. Returns as they do. */

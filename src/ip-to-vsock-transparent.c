@@ -29,7 +29,6 @@ dial(struct connection *c)
 		return -1;
 	size = preamble_encode(&target, preamble);
 	if (size == 0) {
-		c->end = END_NO_TARGET;
 		c->reason = "a link-local target has no meaning elsewhere";
 		return -1;
 	}

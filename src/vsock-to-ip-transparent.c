@@ -22,10 +22,8 @@ dial(struct connection *c)
 
 	c->reason = preamble_receive(
 	    c->relay.client, settings.preamble_timeout * 1000, &target);
-	if (c->reason != NULL) {
-		c->end = END_NO_TARGET;
+	if (c->reason != NULL)
 		return -1;
-	}
 	address_format(&target, c->target, sizeof(c->target));
 	return connection_connect(c, &target);
 }

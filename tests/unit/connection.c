@@ -290,6 +290,7 @@ dial(struct connection *c)
 		pause_ms(1);
 	dialling.waiting--;
 	if (dialling.fails) {
+		(void)snprintf(c->upstream, sizeof(c->upstream), "some:1");
 		c->reason = "out of luck";
 		return -1;
 	}
@@ -698,9 +699,10 @@ assert_failed(struct ends ends, const char *end, const char *reason)
 
 	assert_int_equal(read_to_end(ends.client, NULL), ECONNRESET);
 	(void)snprintf(expected, sizeof(expected),
-	    "msg=failed conn=%" PRIu64 " client=127.0.0.1:%u upstream=- "
+	    "msg=failed conn=%" PRIu64 " client=127.0.0.1:%u upstream=%s "
 	    "target=- up=0 down=0 ms=",
-	    counted[0] + 1, address_port(&ends.peer));
+	    counted[0] + 1, address_port(&ends.peer),
+	    strcmp(end, "no-upstream") == 0 ? "some:1" : "-");
 	line = assert_logs(LEVEL_WARN, expected);
 	assert_end(line, end, reason);
 	close(ends.client);
@@ -905,10 +907,8 @@ test_client_unmapped(void **state)
 static struct connection
 some_connection(void)
 {
-	return (struct connection){.relay = {-1, -1, 0, 0, 0},
-	    .upstream = "-",
-	    .target = "-",
-	    .end = END_NO_UPSTREAM};
+	return (struct connection){
+	    .relay = {-1, -1, 0, 0, 0}, .upstream = "-", .target = "-"};
 }
 
 static void
@@ -922,7 +922,7 @@ test_target(void **state)
 	(void)state;
 	calls.no_target = "some reason";
 	assert_int_equal(connection_target(&c, &target), -1);
-	assert_int_equal(c.end, END_NO_TARGET);
+	assert_string_equal(c.upstream, "-");
 	assert_string_equal(c.reason, "some reason");
 	assert_string_equal(c.target, "-");
 	c = some_connection();
@@ -933,7 +933,6 @@ test_target(void **state)
 	assert_true(same_address(&target, &calls.target));
 	assert_string_equal(c.target, "192.0.2.1:443");
 	assert_null(c.reason);
-	assert_int_equal(c.end, END_NO_UPSTREAM);
 }
 
 static void
@@ -977,7 +976,6 @@ test_connect(void **state)
 	assert_int_equal(connection_connect(&c, &upstream), -1);
 	assert_string_equal(c.upstream, text);
 	assert_string_equal(c.reason, strerror(ECONNREFUSED));
-	assert_int_equal(c.end, END_NO_UPSTREAM);
 	close(bound);
 }
 

@@ -325,6 +325,7 @@ dial(struct connection *c)
 	if (!shared->poses_as_vsock)
 		shared->vsock_buffer = stream_vsock_buffer;
 	if (i < shared->dial_errors) {
+		(void)snprintf(c->upstream, sizeof(c->upstream), "some:1");
 		c->reason = "out of luck";
 		return -1;
 	}
