@@ -3,9 +3,7 @@
 #include "options.h"
 #include "preamble.h"
 #include "server.h"
-#include "stream.h"
 
-#include <errno.h>
 #include <unistd.h>
 
 static const struct option options[] = {
@@ -33,8 +31,8 @@ dial(struct connection *c)
 		return -1;
 	}
 	fd = connection_connect(c, &settings.upstream_vsock);
-	if (fd != -1 && preamble_send(fd, preamble, size) == -1) {
-		c->reason = stream_reason(AF_UNSPEC, errno);
+	if (fd != -1 &&
+	    (c->reason = preamble_send(fd, preamble, size)) != NULL) {
 		close(fd);
 		return -1;
 	}

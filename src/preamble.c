@@ -55,16 +55,16 @@ preamble_decode(const uint8_t *bytes)
 	return target;
 }
 
-int
+const char *
 preamble_send(int fd, const uint8_t *bytes, size_t size)
 {
 	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
 
-	if (sent != -1) /* the peer has room for a part: at once, or in time */
-		errno = ENOBUFS;
-	else if (errno == EAGAIN) /* SO_SNDTIMEO */
-		errno = ETIMEDOUT;
-	return sent == (ssize_t)size ? 0 : -1;
+	if (sent == -1) /* EAGAIN: SO_SNDTIMEO */
+		return stream_reason(
+		    AF_UNSPEC, errno == EAGAIN ? ETIMEDOUT : errno);
+	/* The peer may have room for a part: at once, or in time. */
+	return sent == (ssize_t)size ? NULL : strerror(ENOBUFS);
 }
 
 const char *

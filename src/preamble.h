@@ -19,10 +19,9 @@ size_t preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4]);
 /* Reads a whole preamble: preamble_size() bytes. Any bytes are valid. */
 struct address preamble_decode(const uint8_t *bytes);
 
-/* Sends a preamble in one piece on a connected socket. Returns 0, or -1 with
- * errno of send(2), which waits as long as stream_connect() did at most;
- * ETIMEDOUT, ENOBUFS: the peer has no room for it, or for all of it. */
-int preamble_send(int fd, const uint8_t *bytes, size_t size);
+/* Sends a preamble in one piece on a connected socket: waits for room as long
+ * as stream_connect() did at most. Returns NULL, or why not: static text. */
+const char *preamble_send(int fd, const uint8_t *bytes, size_t size);
 
 /* Reads a preamble and not one byte more, however it is cut, for at most
  * timeout_ms milliseconds in all. Returns NULL, or why there is no target:

@@ -92,7 +92,7 @@ check_target(const struct address *target)
 	again = preamble_decode(bytes);
 	assert(same(&again, &plain));
 	assert(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-	assert(preamble_send(ends[0], bytes, size) == 0);
+	assert(preamble_send(ends[0], bytes, size) == NULL);
 	assert(__real_recv(ends[1], received, sizeof(received), 0) ==
 	       (ssize_t)size);
 	assert(memcmp(received, bytes, size) == 0);
