@@ -10,8 +10,6 @@
 #include <poll.h>
 #include <string.h>
 
-static const uint8_t ipv6_mark[4] = {0xff, 0xff, 0xff, 0xff};
-
 size_t
 preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 {
@@ -29,7 +27,7 @@ preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 	}
 	if (IN6_IS_ADDR_LINKLOCAL(&plain.in6.sin6_addr))
 		return 0;
-	memcpy(bytes, ipv6_mark, sizeof(ipv6_mark));
+	memset(bytes, 0xff, 4);
 	memcpy(bytes + PREAMBLE_SIZE_IPV4, &plain.in6.sin6_addr, 16);
 	return PREAMBLE_SIZE_IPV6;
 }
@@ -37,9 +35,9 @@ preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 size_t
 preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4])
 {
-	return memcmp(bytes, ipv6_mark, sizeof(ipv6_mark)) == 0
-		   ? PREAMBLE_SIZE_IPV6
-		   : PREAMBLE_SIZE_IPV4;
+	bool is_ipv6 = memcmp(bytes, "\xff\xff\xff\xff", 4) == 0;
+
+	return is_ipv6 ? PREAMBLE_SIZE_IPV6 : PREAMBLE_SIZE_IPV4;
 }
 
 struct address
