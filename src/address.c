@@ -142,24 +142,19 @@ void
 address_format(const struct address *address, char *text, size_t size)
 {
 	uint32_t port = address_port(address);
+	sa_family_t family = address->any.sa_family;
 	char host[INET6_ADDRSTRLEN] = "";
 
 	/* inet_ntop() can't fail here, nor snprintf() cut: the sizes fit. */
-	switch (address->length == 0 ? AF_UNSPEC : address->any.sa_family) {
-	case AF_INET:
-		inet_ntop(AF_INET, &address->in.sin_addr, host, sizeof(host));
-		(void)snprintf(text, size, "%s:%u", host, port);
-		break;
-	case AF_INET6:
-		inet_ntop(
-		    AF_INET6, &address->in6.sin6_addr, host, sizeof(host));
-		(void)snprintf(text, size, "[%s]:%u", host, port);
-		break;
-	case AF_VSOCK:
-		(void)snprintf(text, size,
-		    port == VMADDR_PORT_ANY ? "%u:*" : "%u:%u",
-		    address->vm.svm_cid, port);
-		break;
-	default: (void)snprintf(text, size, "-");
-	}
+	if (family == AF_VSOCK)
+		(void)snprintf(host, sizeof(host), "%u", address->vm.svm_cid);
+	else if (family == AF_INET)
+		inet_ntop(family, &address->in.sin_addr, host, sizeof(host));
+	else
+		inet_ntop(family, &address->in6.sin6_addr, host, sizeof(host));
+	(void)snprintf(text, size,
+	    port == VMADDR_PORT_ANY ? "%s:*"
+	    : family == AF_INET6    ? "[%s]:%u"
+				    : "%s:%u",
+	    host, port);
 }

@@ -59,6 +59,6 @@ bool address_equal(struct address a, struct address b);
 /* Turns an IPv4-mapped IPv6 address into the IPv4 address that it means. */
 void address_unmap(struct address *address);
 
-/* Writes IPv4:PORT, [IPv6]:PORT, CID:PORT (* for VMADDR_PORT_ANY) or "-". size:
+/* Writes IPv4:PORT, [IPv6]:PORT or CID:PORT (* for VMADDR_PORT_ANY). size:
  * ADDRESS_TEXT_SIZE. */
 void address_format(const struct address *address, char *text, size_t size);
