@@ -70,14 +70,15 @@ is_name_or_ipv4(const char *host)
 }
 
 bool
-host_port_parse(const char *text, struct host_port *host_port)
+host_port_parse(const char *text, uint32_t minimum, struct host_port *host_port)
 {
 	const char *colon = strrchr(text, ':');
 	size_t bracket = text[0] == '[', length;
 	struct in6_addr ignored;
+	uint32_t port;
 
 	if (colon == NULL || strlen(text) >= ADDRESS_TEXT_SIZE ||
-	    !address_parse_number(colon + 1, 0, UINT16_MAX, &host_port->number))
+	    !address_parse_number(colon + 1, minimum, UINT16_MAX, &port))
 		return false;
 	length = (size_t)(colon - text) - 2 * bracket; /* "[:1": huge */
 	if (length == 0 || length >= sizeof(host_port->host) ||

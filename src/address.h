@@ -24,7 +24,6 @@ struct address {
 struct host_port {
 	char host[254];   /* name or literal, without brackets */
 	const char *port; /* decimal; points into text */
-	uint32_t number;  /* the port's */
 	const char *text; /* as written; not copied */
 };
 
@@ -41,10 +40,11 @@ bool address_parse_number(
 bool address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
     struct address *address);
 
-/* Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port 0 to 65535. A name whose
- * last label is all digits is a mistyped IPv4 address, and isn't taken; nor
- * are the short forms that inet_aton(3) knows. False: it isn't one. */
-bool host_port_parse(const char *text, struct host_port *host_port);
+/* Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port minimum to 65535. A name
+ * whose last label is all digits is a mistyped IPv4 address, and isn't taken;
+ * nor are the short forms that inet_aton(3) knows. False: it isn't one. */
+bool host_port_parse(
+    const char *text, uint32_t minimum, struct host_port *host_port);
 
 /* AF_INET: from 4 bytes in network order and a port; AF_INET6: from 16. */
 struct address

@@ -30,7 +30,7 @@ dial(struct connection *c)
 		c->reason = "a link-local target has no meaning elsewhere";
 		return -1;
 	}
-	fd = connection_connect(c, &settings.upstream_vsock);
+	fd = connection_connect(c, &settings.vsock);
 	if (fd != -1 &&
 	    (c->reason = preamble_send(fd, preamble, size)) != NULL) {
 		close(fd);

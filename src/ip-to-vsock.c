@@ -14,7 +14,7 @@ static const struct option options[] = {
 static int
 dial(struct connection *c)
 {
-	return connection_connect(c, &settings.upstream_vsock);
+	return connection_connect(c, &settings.vsock);
 }
 
 int

@@ -139,22 +139,19 @@ print_help(const struct parser *p)
 static bool
 parse_value(const struct option *o, const char *value)
 {
+	bool is_upstream = o->type > OPTION_LISTEN;
+
 	switch (o->type) {
 	case OPTION_LISTEN_IP:
-		return host_port_parse(value, &settings.listen_host);
 	case OPTION_UPSTREAM_IP:
-		return host_port_parse(value, &settings.upstream_host) &&
-		       settings.upstream_host.number != 0;
-	case OPTION_LISTEN_VSOCK:
-		return address_parse_vsock(
-		    value, UINT32_MAX, true, &settings.listen_vsock);
-	case OPTION_UPSTREAM_VSOCK:
-		return address_parse_vsock(
-		    value, UINT32_MAX - 1, true, &settings.upstream_vsock);
+		return host_port_parse(value, is_upstream, &settings.host);
 	case OPTION_UPSTREAM_CID:
 		settings.upstream_has_port = strchr(value, ':') != NULL;
-		return address_parse_vsock(
-		    value, UINT32_MAX - 1, false, &settings.upstream_vsock);
+		/* fall through */
+	case OPTION_LISTEN_VSOCK:
+	case OPTION_UPSTREAM_VSOCK:
+		return address_parse_vsock(value, UINT32_MAX - is_upstream,
+		    o->type != OPTION_UPSTREAM_CID, &settings.vsock);
 	case OPTION_NUMBER:
 		return address_parse_number(
 		    value, o->minimum, o->maximum, o->number);

@@ -9,12 +9,10 @@ extern const char *const copy_words[]; /* by mode; NULL at the end */
 
 /* Set before any thread starts, constant from then on. Times in seconds. */
 struct settings {
-	bool listens_on_tcp;          /* else on vsock */
-	bool listener_passed;         /* by a service manager; else: */
-	struct host_port listen_host; /* TCP */
-	struct address listen_vsock;  /* or vsock */
-	struct host_port upstream_host;
-	struct address upstream_vsock;
+	bool listens_on_tcp;    /* else on vsock */
+	bool listener_passed;   /* by a service manager */
+	struct host_port host;  /* of the TCP side, if one was given */
+	struct address vsock;   /* likewise */
 	bool upstream_has_port; /* OPTION_UPSTREAM_CID: a port was given */
 	unsigned connect_timeout, preamble_timeout, grace;
 	unsigned idle_timeout;    /* 0: none */
@@ -32,11 +30,11 @@ struct settings {
 extern struct settings settings;
 
 enum option_type {
-	OPTION_LISTEN_IP,    /* HOST:PORT, to settings.listen_host */
-	OPTION_LISTEN_VSOCK, /* CID:PORT, to settings.listen_vsock */
+	OPTION_LISTEN_IP,                    /* HOST:PORT, to settings.host */
+	OPTION_LISTEN_VSOCK,                 /* CID:PORT, to settings.vsock */
 	OPTION_LISTEN = OPTION_LISTEN_VSOCK, /* up to here */
-	OPTION_UPSTREAM_IP,    /* HOST:PORT, not port 0, to upstream_host */
-	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither any, to upstream_vsock */
+	OPTION_UPSTREAM_IP,    /* HOST:PORT, not port 0, to settings.host */
+	OPTION_UPSTREAM_VSOCK, /* CID:PORT, neither any, to settings.vsock */
 	OPTION_UPSTREAM_CID,   /* CID or CID:PORT, likewise */
 	OPTION_REQUIRED = OPTION_UPSTREAM_CID, /* up to here */
 	OPTION_NUMBER, /* minimum to maximum, to *number; so are these: */

@@ -15,7 +15,7 @@ static const struct option options[] = {
 static int
 dial(struct connection *c)
 {
-	struct address target, upstream = settings.upstream_vsock;
+	struct address target, upstream = settings.vsock;
 
 	if (connection_target(c, &target) == -1)
 		return -1;
@@ -27,6 +27,6 @@ int
 main(int argc, char *argv[])
 {
 	options_parse("port-to-vsock-transparent", options, argc, argv);
-	settings.upstream_vsock.vm.svm_port = VMADDR_PORT_ANY;
+	settings.vsock.vm.svm_port = VMADDR_PORT_ANY;
 	server_run(dial);
 }

@@ -156,7 +156,7 @@ static void
 open_listener(char *text, size_t size)
 {
 	bool is_vsock = !settings.listens_on_tcp;
-	struct address address = settings.listen_vsock;
+	struct address address = settings.vsock;
 	const char *reason = is_vsock ? "descriptor 3 is no vsock listener"
 				      : "descriptor 3 is no TCP listener";
 
@@ -169,9 +169,8 @@ open_listener(char *text, size_t size)
 		reason = stream_reason(AF_VSOCK, errno);
 		address_format(&address, text, size);
 	} else {
-		listener =
-		    stream_open(&settings.listen_host, 0, &address, &reason);
-		(void)snprintf(text, size, "%s", settings.listen_host.text);
+		listener = stream_open(&settings.host, 0, &address, &reason);
+		(void)snprintf(text, size, "%s", settings.host.text);
 	}
 	if (listener == -1) {
 		log_line(LEVEL_ERROR,
@@ -240,12 +239,11 @@ server_run(dial_function *dial)
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);
 	}
-	if (settings.upstream_host.text != NULL)
-		(void)snprintf(upstream, sizeof(upstream), "%s",
-		    settings.upstream_host.text);
-	else if (settings.upstream_vsock.length != 0)
-		address_format(
-		    &settings.upstream_vsock, upstream, sizeof(upstream));
+	if (settings.listens_on_tcp)
+		address_format(&settings.vsock, upstream, sizeof(upstream));
+	else if (settings.host.text != NULL)
+		(void)snprintf(
+		    upstream, sizeof(upstream), "%s", settings.host.text);
 	log_line(LEVEL_INFO,
 	    "msg=listening listen=%s upstream=%s copy=%s max-connections=%u "
 	    "limited-by=%s",

@@ -18,12 +18,12 @@ static int
 dial(struct connection *c)
 {
 	struct address address;
-	int fd = stream_open(&settings.upstream_host,
-	    settings.connect_timeout * 1000, &address, &c->reason);
+	int fd = stream_open(&settings.host, settings.connect_timeout * 1000,
+	    &address, &c->reason);
 
 	if (fd == -1) /* none of its addresses: name it as written */
-		(void)snprintf(c->upstream, sizeof(c->upstream), "%s",
-		    settings.upstream_host.text);
+		(void)snprintf(
+		    c->upstream, sizeof(c->upstream), "%s", settings.host.text);
 	else
 		address_format(&address, c->upstream, sizeof(c->upstream));
 	return fd;

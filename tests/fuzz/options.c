@@ -117,20 +117,19 @@ static void
 check_settings(size_t program)
 {
 	const struct settings *s = &settings;
-	int upstreams =
-	    (s->upstream_host.text != NULL) + (s->upstream_vsock.length != 0);
 
-	assert((s->listen_host.text != NULL) != (s->listen_vsock.length != 0));
-	assert(upstreams ==
-	       (mains[program] == main_vsock_to_ip_transparent ? 0 : 1));
-	if (s->listen_host.text != NULL)
-		check_port(s->listen_host.port, 0);
-	if (s->upstream_host.text != NULL)
-		check_port(s->upstream_host.port, 1);
-	if (s->upstream_vsock.length != 0) {
-		assert(s->upstream_vsock.vm.svm_cid != VMADDR_CID_ANY);
+	assert(s->vsock.length != 0);
+	assert(s->listens_on_tcp ==
+	       (mains[program] != main_vsock_to_ip &&
+		   mains[program] != main_vsock_to_ip_transparent));
+	assert((s->host.text == NULL) ==
+	       (mains[program] == main_vsock_to_ip_transparent));
+	if (s->host.text != NULL)
+		check_port(s->host.port, s->listens_on_tcp ? 0 : 1);
+	if (s->listens_on_tcp) {
+		assert(s->vsock.vm.svm_cid != VMADDR_CID_ANY);
 		/* There, it stands for that of the original destination. */
-		assert((s->upstream_vsock.vm.svm_port == VMADDR_PORT_ANY) ==
+		assert((s->vsock.vm.svm_port == VMADDR_PORT_ANY) ==
 		       (mains[program] == main_port_to_vsock_transparent));
 	}
 	assert(s->connect_timeout >= 1 && s->connect_timeout <= 1000000);

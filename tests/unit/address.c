@@ -266,14 +266,26 @@ test_host_port_taken(void **state)
 	for (size_t i = 0; i < LENGTH(cases); i++) {
 		struct host_port host_port;
 
-		if (!host_port_parse(cases[i].text, &host_port))
+		if (!host_port_parse(cases[i].text, 0, &host_port))
 			fail_msg("refused: '%s'", cases[i].text);
 		assert_string_equal(host_port.host, cases[i].host);
 		assert_string_equal(host_port.port, cases[i].port);
-		assert_int_equal(
-		    host_port.number, strtoul(cases[i].port, NULL, 10));
 		assert_ptr_equal(host_port.text, cases[i].text);
 	}
+}
+
+static void
+test_host_port_minimum(void **state)
+{
+	/* Fails if an upstream of port 0 is taken, or one of port 1 is not. */
+	struct host_port host_port;
+
+	(void)state;
+	assert_true(host_port_parse("a:1", 1, &host_port));
+	assert_true(host_port_parse("[::1]:65535", 1, &host_port));
+	assert_false(host_port_parse("a:0", 1, &host_port));
+	assert_false(host_port_parse("a:000", 1, &host_port));
+	assert_false(host_port_parse("[::1]:0", 1, &host_port));
 }
 
 static void
@@ -282,7 +294,7 @@ assert_host_port_refused(const char *const *cases, size_t count)
 	for (size_t i = 0; i < count; i++) {
 		struct host_port host_port;
 
-		if (host_port_parse(cases[i], &host_port))
+		if (host_port_parse(cases[i], 0, &host_port))
 			fail_msg("taken: '%s'", cases[i]);
 	}
 }
@@ -446,12 +458,12 @@ test_round_trip(void **state)
 		address = i % 2 == 0 ? address_ip(AF_INET, bytes, port)
 				     : address_ip(AF_INET6, bytes, port);
 		address_format(&address, text, sizeof(text));
-		assert_true(host_port_parse(text, &host_port));
+		assert_true(host_port_parse(text, 0, &host_port));
 		assert_int_equal(
 		    inet_pton(address.any.sa_family, host_port.host, parsed),
 		    1);
 		assert_memory_equal(parsed, bytes, i % 2 == 0 ? 4 : 16);
-		assert_int_equal(host_port.number, port);
+		assert_int_equal(strtoul(host_port.port, NULL, 10), port);
 
 		memcpy(&cid, bytes, sizeof(cid));
 		address = vsock_address(cid, port);
@@ -504,6 +516,7 @@ main(void)
 	    cmocka_unit_test(test_cid_alone),
 	    cmocka_unit_test(test_vsock_maximum),
 	    cmocka_unit_test(test_host_port_taken),
+	    cmocka_unit_test(test_host_port_minimum),
 	    cmocka_unit_test(test_host_port_refused),
 	    cmocka_unit_test(test_mistyped_ipv4_refused),
 	    cmocka_unit_test(test_hexadecimal_ipv4_refused),

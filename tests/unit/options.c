@@ -186,16 +186,15 @@ test_forms(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(forms); i++) {
-		const struct address *vsock = &parsed->settings.upstream_vsock;
+		const struct address *vsock = &parsed->settings.vsock;
 
 		parse(ip_table, ARGS(forms[i][0], forms[i][1], forms[i][2],
 				    forms[i][3], NULL));
 		assert_returned();
+		assert_string_equal(parsed->settings.host.host, "127.0.0.1");
+		assert_string_equal(parsed->settings.host.port, "1200");
 		assert_string_equal(
-		    parsed->settings.listen_host.host, "127.0.0.1");
-		assert_string_equal(parsed->settings.listen_host.port, "1200");
-		assert_string_equal(
-		    parsed->settings.listen_host.text, "127.0.0.1:1200");
+		    parsed->settings.host.text, "127.0.0.1:1200");
 		assert_int_equal(vsock->any.sa_family, AF_VSOCK);
 		assert_int_equal(vsock->vm.svm_cid, 3);
 		assert_int_equal(vsock->vm.svm_port, 1300);
@@ -211,13 +210,11 @@ test_other_direction(void **state)
 	parse(vsock_table, ARGS("-vany:5", "--ip-addr", "example.com:443",
 			       "--own-number=7", NULL));
 	assert_returned();
-	assert_null(parsed->settings.listen_host.text);
-	assert_int_equal(
-	    parsed->settings.listen_vsock.vm.svm_cid, VMADDR_CID_ANY);
-	assert_int_equal(parsed->settings.listen_vsock.vm.svm_port, 5);
-	assert_string_equal(parsed->settings.upstream_host.host, "example.com");
-	assert_string_equal(
-	    parsed->settings.upstream_host.text, "example.com:443");
+	assert_false(parsed->settings.listens_on_tcp);
+	assert_int_equal(parsed->settings.vsock.vm.svm_cid, VMADDR_CID_ANY);
+	assert_int_equal(parsed->settings.vsock.vm.svm_port, 5);
+	assert_string_equal(parsed->settings.host.host, "example.com");
+	assert_string_equal(parsed->settings.host.text, "example.com:443");
 	assert_int_equal(parsed->number, 7);
 }
 
@@ -229,12 +226,11 @@ test_cid(void **state)
 	(void)state;
 	parse(cid_table, ARGS("-v", "88", NULL));
 	assert_returned();
-	assert_int_equal(parsed->settings.upstream_vsock.vm.svm_cid, 88);
+	assert_int_equal(parsed->settings.vsock.vm.svm_cid, 88);
 	assert_false(parsed->settings.upstream_has_port);
 	parse(cid_table, ARGS("--vsock=host:80", NULL));
 	assert_returned();
-	assert_int_equal(
-	    parsed->settings.upstream_vsock.vm.svm_cid, VMADDR_CID_HOST);
+	assert_int_equal(parsed->settings.vsock.vm.svm_cid, VMADDR_CID_HOST);
 	assert_true(parsed->settings.upstream_has_port);
 }
 
@@ -245,11 +241,10 @@ test_port_0(void **state)
 	(void)state;
 	parse(ip_table, ARGS("-i[::1]:0", "-vlocal:0", NULL));
 	assert_returned();
-	assert_string_equal(parsed->settings.listen_host.host, "::1");
-	assert_string_equal(parsed->settings.listen_host.port, "0");
-	assert_int_equal(
-	    parsed->settings.upstream_vsock.vm.svm_cid, VMADDR_CID_LOCAL);
-	assert_int_equal(parsed->settings.upstream_vsock.vm.svm_port, 0);
+	assert_string_equal(parsed->settings.host.host, "::1");
+	assert_string_equal(parsed->settings.host.port, "0");
+	assert_int_equal(parsed->settings.vsock.vm.svm_cid, VMADDR_CID_LOCAL);
+	assert_int_equal(parsed->settings.vsock.vm.svm_port, 0);
 }
 
 static void
@@ -265,7 +260,6 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.copy, COPY_AUTO);
 	assert_int_equal(parsed->settings.vsock_chunk, 32768);
 	assert_int_equal(parsed->settings.vsock_buffer, 0);
-	assert_int_equal(parsed->settings.listen_vsock.length, 0);
 	assert_int_equal(parsed->settings.preamble_timeout, 10);
 	assert_int_equal(parsed->settings.grace, 8);
 	assert_int_equal(parsed->settings.idle_timeout, 0);
@@ -785,11 +779,11 @@ test_listener_passed(void **state)
 	parse(ip_table, ARGS("-v3:1", NULL));
 	assert_returned();
 	assert_true(parsed->settings.listener_passed);
-	assert_null(parsed->settings.listen_host.text);
+	assert_null(parsed->settings.host.text);
 	parse(vsock_table, ARGS("-ia:1", NULL));
 	assert_returned();
 	assert_true(parsed->settings.listener_passed);
-	assert_int_equal(parsed->settings.listen_vsock.length, 0);
+	assert_int_equal(parsed->settings.vsock.length, 0);
 	/* The upstream must be given as ever. */
 	parse(ip_table, ARGS("--copy=auto", NULL));
 	assert_usage_error("error: '--vsock-addr <VSOCK_ADDR>' is missing: "
@@ -847,7 +841,7 @@ test_listener_of_another(void **state)
 		parse(ip_table, ARGS("-ia:1", "-v3:1", NULL));
 		assert_returned();
 		assert_false(parsed->settings.listener_passed);
-		assert_string_equal(parsed->settings.listen_host.text, "a:1");
+		assert_string_equal(parsed->settings.host.text, "a:1");
 		parse(ip_table, ARGS("-v3:1", NULL));
 		assert_usage_error("error: '--ip-addr <IP_ADDR>' is missing: "
 				   "expected " IP_EXPECTED "0 to 65535" HINT);

@@ -534,7 +534,7 @@ set_up(void **state)
 	    .connect_timeout = DEADLINE_S,
 	    .max_connections = 100,
 	    .copy = COPY_BUFFER};
-	if (!host_port_parse("127.0.0.1:0", &settings.listen_host))
+	if (!host_port_parse("127.0.0.1:0", 0, &settings.host))
 		return -1;
 	level = LEVEL_INFO;
 	passed = -1;
@@ -931,12 +931,14 @@ test_listening_line(void **state)
 		memset(shared, 0, sizeof(*shared));
 		settings.copy = cases[i / LENGTH(upstreams)].mode;
 		settings.max_connections = 77;
-		settings.upstream_host.text =
-		    which == 0 ? upstreams[which] : NULL;
-		settings.upstream_vsock =
-		    which == 1   ? vsock_address(3, 1200)
-		    : which == 2 ? vsock_address(88, VMADDR_PORT_ANY)
-				 : (struct address){.length = 0};
+		settings.listens_on_tcp = which == 1 || which == 2;
+		shared->poses_as_vsock = !settings.listens_on_tcp;
+		assert_true(host_port_parse("127.0.0.1:0", 0, &settings.host));
+		if (!settings.listens_on_tcp)
+			settings.host.text =
+			    which == 0 ? upstreams[which] : NULL;
+		settings.vsock = which == 2 ? vsock_address(88, VMADDR_PORT_ANY)
+					    : vsock_address(3, 1200);
 		launch(dial);
 		(void)snprintf(expected, sizeof(expected),
 		    " upstream=%s %s max-connections=77 "
@@ -1042,7 +1044,7 @@ test_from_vsock(void **state)
 		settings.copy = modes[i / 2];
 		settings.vsock_buffer = 262144 + (unsigned)i;
 		settings.listens_on_tcp = i % 2 == 0;
-		settings.listen_vsock = vsock_address(3, 1200);
+		settings.vsock = vsock_address(3, 1200);
 		shared->poses_as_vsock = !settings.listens_on_tcp;
 		serve(dial);
 		assert_serves(1);
@@ -1103,7 +1105,7 @@ test_cannot_listen(void **state)
 	(void)state;
 	(void)snprintf(
 	    text, sizeof(text), "127.0.0.1:%u", ntohs(upstream_name.sin_port));
-	assert_true(host_port_parse(text, &settings.listen_host));
+	assert_true(host_port_parse(text, 0, &settings.host));
 	launch(dial);
 	(void)snprintf(expected, sizeof(expected),
 	    " level=error prog=unit msg=\"cannot listen\" listen=%s "
@@ -1121,7 +1123,7 @@ test_cannot_listen_vsock(void **state)
 
 	(void)state;
 	settings.listens_on_tcp = false;
-	settings.listen_vsock = vsock_address(5, 1200);
+	settings.vsock = vsock_address(5, 1200);
 	shared->listen_error = EADDRNOTAVAIL;
 	launch(dial);
 	line = assert_logs(
@@ -1151,7 +1153,7 @@ test_dual_stack(void **state)
 		skip();
 	}
 	close(fd);
-	assert_true(host_port_parse("[::]:0", &settings.listen_host));
+	assert_true(host_port_parse("[::]:0", 0, &settings.host));
 	serve(dial);
 	assert_serves(1);
 	stop_server();
@@ -1593,7 +1595,7 @@ test_listener_passed(void **state)
 
 	(void)state;
 	settings.listener_passed = true;
-	settings.listen_host.text = NULL;
+	settings.host.text = NULL;
 	passed = listen_loopback(&name);
 	launch(dial);
 	(void)snprintf(expected, sizeof(expected),

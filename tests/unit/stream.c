@@ -883,7 +883,7 @@ host_port(const char *text)
 {
 	struct host_port result;
 
-	assert_true(host_port_parse(text, &result));
+	assert_true(host_port_parse(text, 0, &result));
 	return result;
 }
 
