@@ -12,21 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *log_program = "";
-static enum log_level log_threshold = LEVEL_INFO;
-
-void
-log_open(const char *program, enum log_level threshold)
-{
-	log_program = program;
-	log_threshold = threshold;
-}
+const char *log_program = "";
+unsigned log_threshold = LEVEL_INFO;
+const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 
 void
 log_line(enum log_level level, const char *format, ...)
 {
-	static const char *const names[] = {
-	    "error", "warn", "info", "debug", "info"};
 	/* Whose turn it is to write: others can't take the room it sees. */
 	static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 	static atomic_uint lost; /* lines */
@@ -56,7 +48,8 @@ log_line(enum log_level level, const char *format, ...)
 	length = strftime(text, sizeof(text), "ts=%FT%T", &utc);
 	(void)snprintf(text + length, sizeof(text) - length,
 	    ".%03dZ level=%s prog=%s %s", (int)(now.tv_nsec / 1000000),
-	    names[level], log_program, n != 0 ? note : "");
+	    log_levels[level == LEVEL_ANY ? LEVEL_INFO : level], log_program,
+	    n != 0 ? note : "");
 	length = strlen(text); /* it may have been cut */
 	va_start(arguments, format);
 	(void)vsnprintf(

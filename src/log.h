@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log: logfmt on standard error, one write(2) a line, so that lines of
- * different threads never mix. Thread-safe after log_open(). A line that isn't
- * written within a second, from the call on, is left out; likewise at once
- * those that follow, until one is written. */
+ * different threads never mix. Thread-safe. A line that isn't written within a
+ * second, from the call on, is left out; likewise at once those that follow,
+ * until one is written. */
 #pragma once
 /* ANY: info that somebody waits for, whatever the threshold is. */
 enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG, LEVEL_ANY };
+extern const char *const log_levels[]; /* but for ANY; NULL at the end */
 
-/* Sets the program's name (kept, not copied) and the least severe level. */
-void log_open(const char *program, enum log_level threshold);
+/* Set before the first thread. */
+extern const char *log_program; /* its name */
+extern unsigned log_threshold;  /* the least severe level that is written */
 
 /* Writes a line, unless its level is below the threshold: ts=, level=, prog=,
  * after some were left out lost= with their number, and then the format

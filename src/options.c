@@ -15,11 +15,9 @@
 struct settings settings = {.connect_timeout = 10,
     .preamble_timeout = 10,
     .grace = 8, /* supervisord kills after 10 */
-    .log_level = LEVEL_INFO,
     .copy = COPY_AUTO,
     .vsock_chunk = 32768};
 
-static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
 const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
 #define LEVELS "error, warn, info or debug"
 #define MODES "auto, splice or buffer"
@@ -45,7 +43,7 @@ static const struct option common_table[] = {
 	"[default: what the process's limits allow]",
 	&settings.max_connections, OPTION_BOUNDS(1, 1000000)},
     {OPTION_WORD, 0, "log-level", "LEVEL", "log " LEVELS " [default: info]",
-	&settings.log_level, LEVELS, .words = levels},
+	&log_threshold, LEVELS, .words = log_levels},
     {OPTION_WORD, 0, "copy", "MODE", "move bytes by " MODES " [default: auto]",
 	&settings.copy, MODES, .words = copy_words},
     {OPTION_NUMBER, 0, "vsock-chunk", "BYTES",
@@ -264,5 +262,5 @@ options_parse(const char *program, const struct option *table, int argc,
 			usage_error("'%s' is missing: expected %s",
 			    long_form(o), address_forms[o->type]);
 	}
-	log_open(program, (enum log_level)settings.log_level);
+	log_program = program;
 }

@@ -17,7 +17,6 @@ struct settings {
 	unsigned connect_timeout, preamble_timeout, grace;
 	unsigned idle_timeout;    /* 0: none */
 	unsigned max_connections; /* 0: what the limits allow */
-	unsigned log_level;       /* enum log_level */
 	unsigned copy;            /* enum copy_mode */
 	unsigned vsock_chunk;     /* most bytes handed to vsock in one call */
 	unsigned vsock_buffer;    /* see stream.h */
@@ -62,7 +61,7 @@ struct option {
 	"a whole number of " #least " to " #most, least, most, NULL
 
 /* Parses the command line against a program's own table, which ends with a row
- * whose name is NULL, and the common options; then opens the log. Ends the
+ * whose name is NULL, and the common options, the log's too. Ends the
  * process after --help and --version (exit status 0) and after an error: one
  * line that names the value and what was expected, exit status 2. */
 void options_parse(const char *program, const struct option *table, int argc,

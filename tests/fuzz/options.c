@@ -79,6 +79,7 @@ run(size_t program, int argc, char *argv[], struct output *out,
 		initial = settings;
 	has_initial = true;
 	settings = initial;
+	log_threshold = LEVEL_INFO;
 	stdout = out->file = open_memstream(&out->text, &out->size);
 	stderr = err->file = open_memstream(&err->text, &err->size);
 	is_running = true;
@@ -134,7 +135,7 @@ check_settings(size_t program)
 	}
 	assert(s->connect_timeout >= 1 && s->connect_timeout <= 1000000);
 	assert(s->max_connections <= 1000000);
-	assert(s->log_level <= LEVEL_DEBUG);
+	assert(log_threshold <= LEVEL_DEBUG);
 	assert(s->copy <= COPY_BUFFER);
 	assert(s->vsock_chunk >= 4096 && s->vsock_chunk <= 1048576);
 	assert(s->vsock_buffer == 0 ||

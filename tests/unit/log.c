@@ -93,6 +93,13 @@ assert_written(const char *expected)
 	assert_memory_equal(writes[0].bytes, expected, strlen(expected));
 }
 
+static void
+set_log(const char *program, enum log_level threshold)
+{
+	log_program = program;
+	log_threshold = threshold;
+}
+
 /* 2009-02-13 23:31:30.007 */
 static const struct timespec some_time = {1234567890, 7654321};
 
@@ -102,7 +109,7 @@ test_line(void **state)
 	/* Fails if what reads the log no longer finds its fields. */
 	(void)state;
 	wall_clock = &some_time;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	start_catching();
 	log_line(LEVEL_INFO, "msg=\"hello world\" n=%d text=%s", 5, "a%sb");
 	stop_catching();
@@ -127,7 +134,7 @@ test_timestamps(void **state)
 	char expected[128];
 
 	(void)state;
-	log_open("p", LEVEL_INFO);
+	set_log("p", LEVEL_INFO);
 	for (size_t i = 0; i < LENGTH(cases); i++) {
 		wall_clock = &cases[i].time;
 		start_catching();
@@ -148,7 +155,7 @@ test_real_clock(void **state)
 
 	(void)state;
 	wall_clock = NULL;
-	log_open("p", LEVEL_INFO);
+	set_log("p", LEVEL_INFO);
 	before = time(NULL);
 	start_catching();
 	log_line(LEVEL_INFO, "msg=x");
@@ -175,7 +182,7 @@ test_levels(void **state)
 	(void)state;
 	wall_clock = &some_time;
 	for (unsigned threshold = 0; threshold < 4; threshold++) {
-		log_open("unit", (enum log_level)threshold);
+		set_log("unit", (enum log_level)threshold);
 		for (unsigned level = 0; level < 4; level++) {
 			start_catching();
 			log_line((enum log_level)level, "msg=x");
@@ -210,7 +217,7 @@ test_long_line_cut(void **state)
 
 	(void)state;
 	wall_clock = &some_time;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	for (size_t i = 0; i < LENGTH(lengths); i++) {
 		/* A line of this length, but for the newline. */
 		size_t length = lengths[i] > strlen(prefix)
@@ -241,11 +248,11 @@ test_long_program_name(void **state)
 	(void)state;
 	wall_clock = &some_time;
 	memset(name, 'n', sizeof(name) - 1);
-	log_open(name, LEVEL_INFO);
+	set_log(name, LEVEL_INFO);
 	start_catching();
 	log_line(LEVEL_INFO, "msg=%s", "hello");
 	stop_catching();
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	assert_int_equal(written, 1);
 	assert_int_equal(writes[0].size, LINE_MAX_BYTES);
 	assert_int_equal(writes[0].bytes[LINE_MAX_BYTES - 2], 'n');
@@ -258,7 +265,7 @@ test_interrupted(void **state)
 	/* Fails if a signal loses a line. */
 	(void)state;
 	wall_clock = &some_time;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	start_catching();
 	write_errors[0] = write_errors[1] = EINTR;
 	log_line(LEVEL_INFO, "msg=x");
@@ -277,7 +284,7 @@ test_unwritable(void **state)
 
 	(void)state;
 	wall_clock = &some_time;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	for (size_t i = 0; i < LENGTH(errors); i++) {
 		for (int j = 0; j < 2; j++) {
 			start_catching();
@@ -332,7 +339,7 @@ test_not_read(void **state)
 
 	(void)state;
 	wall_clock = &some_time;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	divert(2 * PAGE);
 	assert_int_equal(write(ends[1], filler, 2 * PAGE), 2 * PAGE);
 	longest_wait = 0;
@@ -414,7 +421,7 @@ check_wait(long read_ms)
 	unsigned lines = 0;
 
 	wall_clock = NULL;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	divert(PAGE); /* for poll(2), one line fills it */
 	window = 20;
 	for (size_t i = 0; i < LENGTH(waiting); i++)
@@ -478,7 +485,7 @@ test_threads(void **state)
 
 	(void)state;
 	wall_clock = NULL;
-	log_open("unit", LEVEL_INFO);
+	set_log("unit", LEVEL_INFO);
 	start_catching();
 	for (int i = 0; i < THREADS; i++) {
 		numbers[i] = i;

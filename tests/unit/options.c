@@ -31,7 +31,7 @@
 /* What a child has parsed, and where its tables' values go. */
 static struct parsed {
 	struct settings settings;
-	unsigned number;
+	unsigned log_threshold, number;
 } values, *parsed;
 
 static const struct option ip_table[] = {
@@ -103,6 +103,7 @@ be_child(const struct option *table, char *args[], int out, int err)
 	options_parse("unit", table, count, args);
 	*parsed = values;
 	parsed->settings = settings;
+	parsed->log_threshold = log_threshold;
 	log_line(LEVEL_ERROR, "msg=probe");
 	log_line(LEVEL_WARN, "msg=probe");
 	log_line(LEVEL_INFO, "msg=probe");
@@ -256,7 +257,7 @@ test_defaults(void **state)
 	assert_returned();
 	assert_int_equal(parsed->settings.connect_timeout, 10);
 	assert_int_equal(parsed->settings.max_connections, 0);
-	assert_int_equal(parsed->settings.log_level, LEVEL_INFO);
+	assert_int_equal(parsed->log_threshold, LEVEL_INFO);
 	assert_int_equal(parsed->settings.copy, COPY_AUTO);
 	assert_int_equal(parsed->settings.vsock_chunk, 32768);
 	assert_int_equal(parsed->settings.vsock_buffer, 0);

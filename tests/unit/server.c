@@ -380,7 +380,8 @@ be_server(dial_function *function, int log)
 		close(i);
 	if (shared->tells_of_exit)
 		(void)atexit(tell_of_exit);
-	log_open("unit", level);
+	log_program = "unit";
+	log_threshold = level;
 	is_server = true;
 	server_run(function);
 }
