@@ -33,8 +33,8 @@ static const char *const end_words[] = {
 };
 
 static dial_function *dial_upstream;
-static pthread_attr_t attr; /* of threads */
-static struct copy_way to_tcp, to_vsock;
+static pthread_attr_t attr;     /* of threads */
+static struct copy_way ways[2]; /* to TCP, to vsock */
 static int freed;               /* eventfd(2): count fell below limit */
 static struct connection spare; /* when there is no memory, to say so */
 static atomic_uint logging;     /* not alive any more, nor logged */
@@ -117,8 +117,7 @@ static void *
 run_connection(void *argument)
 {
 	struct connection *c = argument;
-	bool from_tcp = settings.listens_on_tcp;
-	unsigned user_ms = settings.user_timeout * 1000;
+	bool to_vsock = settings.listens_on_tcp;
 	int upstream = dial_upstream(c);
 
 	pthread_mutex_lock(&lock);
@@ -128,15 +127,12 @@ run_connection(void *argument)
 	c->end = c->upstream[0] == '-' ? END_NO_TARGET : END_NO_UPSTREAM;
 	pthread_mutex_unlock(&lock);
 	if (upstream != -1) {
-		if (settings.user_timeout != 0) {
-			stream_user_timeout(c->relay.client, user_ms);
-			stream_user_timeout(upstream, user_ms);
-		}
+		stream_user_timeout(c->relay.client, settings.user_timeout);
+		stream_user_timeout(upstream, settings.user_timeout);
 		log_line(LEVEL_DEBUG,
 		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
 		    c->number, c->upstream, c->target);
-		relay_run(&c->relay, from_tcp ? to_vsock : to_tcp,
-		    from_tcp ? to_tcp : to_vsock);
+		relay_run(&c->relay, ways[to_vsock], ways[!to_vsock]);
 		if (c->relay.failure == 0 &&
 		    (stream_complete(c->relay.client) == -1 ||
 			stream_complete(c->relay.upstream) == -1))
@@ -155,10 +151,10 @@ connection_open(dial_function *dial, unsigned most)
 	(void)pthread_attr_setstacksize(&attr, STACK_SIZE);
 	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	/* DESIGN.md says why. */
-	to_tcp.splice = settings.copy != COPY_BUFFER;
-	to_tcp.bulk_splice = settings.copy == COPY_SPLICE;
-	to_vsock.splice = to_vsock.bulk_splice = to_tcp.bulk_splice;
-	to_vsock.chunk = settings.vsock_chunk;
+	ways[0].splice = settings.copy != COPY_BUFFER;
+	ways[0].bulk_splice = settings.copy == COPY_SPLICE;
+	ways[1].splice = ways[1].bulk_splice = ways[0].bulk_splice;
+	ways[1].chunk = settings.vsock_chunk;
 	freed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return freed;
 }

@@ -222,9 +222,9 @@ stream_error(int fd)
 }
 
 void
-stream_user_timeout(int fd, unsigned ms)
+stream_user_timeout(int fd, unsigned seconds)
 {
-	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)ms);
+	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)seconds * 1000);
 }
 
 int

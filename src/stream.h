@@ -50,8 +50,8 @@ int stream_local_address(int fd, struct address *address);
 int stream_error(int fd);
 
 /* Makes a TCP connection fail whose peer takes no data, or answers no
- * keepalive, for so long (tcp(7), TCP_USER_TIMEOUT). Not vsock. */
-void stream_user_timeout(int fd, unsigned ms);
+ * keepalive, for so long (tcp(7), TCP_USER_TIMEOUT); 0: as ever. Not vsock. */
+void stream_user_timeout(int fd, unsigned seconds);
 
 /* Whether the peer has acknowledged all that was sent, or can't any more. vsock
  * has nothing to ask: true. */

@@ -496,7 +496,7 @@ static void
 test_user_timeout(void **state)
 {
 	/* Fails if --tcp-user-timeout doesn't reach a socket. */
-	static const unsigned timeouts[] = {1000, 1000000000, 0};
+	static const unsigned timeouts[] = {1, 1000000, 0};
 	struct pair pair = accept_stream();
 
 	(void)state;
@@ -504,7 +504,7 @@ test_user_timeout(void **state)
 		stream_user_timeout(pair.ours, timeouts[i]);
 		assert_int_equal(
 		    get_option(pair.ours, IPPROTO_TCP, TCP_USER_TIMEOUT),
-		    (int)timeouts[i]);
+		    (int)timeouts[i] * 1000);
 	}
 	close_pair(pair);
 }
