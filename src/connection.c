@@ -237,12 +237,10 @@ connection_report(const char *message, bool is_end)
 		all_up += c->relay.up;
 		all_down += c->relay.down;
 		oldest = c->accepted; /* the last is the first */
-		if (is_end) {
+		active += !is_end;
+		ended[END_STOPPED] += is_end;
+		if (is_end)
 			log_connection(c, true);
-			ended[END_STOPPED]++;
-		} else {
-			active++;
-		}
 	}
 	/* Let others finish their lines; a log that nobody reads may wait. */
 	for (int i = 0; is_end && logging > 0 && i < 100; i++)
