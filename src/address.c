@@ -119,24 +119,15 @@ address_port(const struct address *address)
 void
 address_unmap(struct address *address)
 {
-	if (address->any.sa_family == AF_INET6 &&
-	    IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr))
-		*address =
-		    address_ip(AF_INET, address->in6.sin6_addr.s6_addr + 12,
-			(uint16_t)address_port(address));
-}
+	const uint8_t *bytes = address->in6.sin6_addr.s6_addr;
+	uint16_t port = ntohs(address->in6.sin6_port);
 
-bool
-address_equal(struct address a, struct address b)
-{
-	address_unmap(&a);
-	address_unmap(&b);
-	return a.any.sa_family == b.any.sa_family &&
-	       address_port(&a) == address_port(&b) &&
-	       (a.any.sa_family == AF_INET
-		       ? a.in.sin_addr.s_addr == b.in.sin_addr.s_addr
-		       : IN6_ARE_ADDR_EQUAL(
-			     &a.in6.sin6_addr, &b.in6.sin6_addr));
+	if (address->any.sa_family != AF_INET6)
+		return;
+	if (IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr))
+		*address = address_ip(AF_INET, bytes + 12, port);
+	else
+		*address = address_ip(AF_INET6, bytes, port);
 }
 
 void

@@ -53,10 +53,8 @@ address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port);
 /* The port in host order: 16 bits for TCP, 32 for vsock. */
 uint32_t address_port(const struct address *address);
 
-/* Whether two IP addresses and their ports are the same, however written. */
-bool address_equal(struct address a, struct address b);
-
-/* Turns an IPv4-mapped IPv6 address into the IPv4 address that it means. */
+/* Turns an IPv4-mapped IPv6 address into the IPv4 address that it means, and
+ * takes scope and flow label off other IPv6 addresses. */
 void address_unmap(struct address *address);
 
 /* Writes IPv4:PORT, [IPv6]:PORT or CID:PORT (* for VMADDR_PORT_ANY). size:

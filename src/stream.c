@@ -101,11 +101,11 @@ stream_adopt(int fd, bool is_vsock)
 static bool
 is_own_peer(int fd)
 {
-	struct address local, peer = {.length = sizeof(peer.in6)};
+	struct address local = {.length = sizeof(local.in6)}, peer = local;
 
-	return stream_local_address(fd, &local) == 0 &&
+	return getsockname(fd, &local.any, &local.length) == 0 &&
 	       getpeername(fd, &peer.any, &peer.length) == 0 &&
-	       address_equal(local, peer);
+	       memcmp(&local.any, &peer.any, local.length) == 0;
 }
 
 int
@@ -208,7 +208,7 @@ stream_original_destination(int fd, struct address *target)
 			   : stream_reason(AF_INET, errno);
 	address_unmap(target);
 	/* Once any NAT rule exists, direct connections have an entry, too. */
-	return address_equal(*target, local)
+	return memcmp(&target->any, &local.any, local.length) == 0
 		   ? "not redirected, or from this listener to itself"
 		   : NULL;
 }

@@ -500,6 +500,11 @@ test_unmap(void **state)
 		assert_int_equal(address.length, sizeof(struct sockaddr_in6));
 		assert_memory_equal(&address.in6.sin6_addr, bytes, 16);
 	}
+	/* What isn't address and port is nothing to compare. */
+	address.in6.sin6_flowinfo = address.in6.sin6_scope_id = 2;
+	address_unmap(&address);
+	assert_int_equal(address.in6.sin6_flowinfo, 0);
+	assert_int_equal(address.in6.sin6_scope_id, 0);
 	address = vsock_address(0, 0xffff);
 	address_unmap(&address);
 	assert_formats_as(address, "0:65535");
