@@ -261,11 +261,9 @@ stream_reset(int fd)
 {
 	static const struct sockaddr disconnect = {.sa_family = AF_UNSPEC};
 
-	/* connect(2) to AF_UNSPEC is TCP's abort: it sends the reset and wakes
-	 * readers and writers (tcp_disconnect()); close(2) wakes nobody. Some
-	 * 6.x kernels refuse it while a thread waits (EBUSY): that wakes the
-	 * reader, and the reset comes with close(2). SHUT_WR would send a FIN.
-	 */
+	/* connect(2) to AF_UNSPEC is TCP's abort (tcp_disconnect()); close(2)
+	 * wakes nobody. Some 6.x kernels refuse it while a thread waits
+	 * (EBUSY): SHUT_RD wakes the reader. SHUT_WR would send a FIN. */
 	if (get_option(fd, SO_DOMAIN) == AF_VSOCK)
 		(void)shutdown(fd, SHUT_RDWR); /* ENOTCONN: ended already */
 	else if (connect(fd, &disconnect, sizeof(disconnect)) == -1)
