@@ -17,7 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -162,8 +161,7 @@ open_listener(char *text, size_t size)
 
 	if (settings.listener_passed) {
 		(void)snprintf(text, size, "LISTEN_FDS");
-		if (stream_adopt(PASSED_LISTENER, is_vsock) == 0)
-			listener = PASSED_LISTENER;
+		listener = stream_adopt(PASSED_LISTENER, is_vsock);
 	} else if (is_vsock) {
 		listener = stream_listen(&address);
 		reason = stream_reason(AF_VSOCK, errno);

@@ -93,7 +93,7 @@ stream_adopt(int fd, bool is_vsock)
 		return -1;
 	(void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* can't fail */
 	stream_prepare(fd, family);
-	return 0;
+	return fd;
 }
 
 /* Where nobody listens, a port that the kernel has chosen for us may be the one

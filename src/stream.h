@@ -17,7 +17,7 @@ extern unsigned stream_vsock_buffer;
 int stream_listen(const struct address *address);
 
 /* Makes a listener of another's its own: sets the options that stream_listen()
- * sets. Returns 0, or -1: it is no listener for TCP, or vsock streams. */
+ * sets. Returns it, or -1: it is no listener for TCP, or vsock streams. */
 int stream_adopt(int fd, bool is_vsock);
 
 /* Sets these options again, for a client that may have come before. */

@@ -570,7 +570,7 @@ static void
 check_adopted(int listener, const struct sockaddr_in *name)
 {
 	assert_int_equal(fcntl(listener, F_SETFD, 0), 0); /* as passed */
-	assert_int_equal(stream_adopt(listener, false), 0);
+	assert_int_equal(stream_adopt(listener, false), listener);
 	assert_plain(listener);
 	assert_tcp_options(listener);
 	check_accepted(listener, name);
@@ -636,7 +636,7 @@ test_adopt_vsock(void **state)
 		calls.domain = AF_VSOCK;
 		listener = listen_loopback(&name);
 		assert_int_equal(fcntl(listener, F_SETFD, 0), 0);
-		assert_int_equal(stream_adopt(listener, true), 0);
+		assert_int_equal(stream_adopt(listener, true), listener);
 		assert_plain(listener);
 		assert_int_equal(calls.others_set, 0);
 		assert_vsock_buffer(size);
