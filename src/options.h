@@ -56,9 +56,10 @@ struct option {
 	const char *const *words; /* NULL at the end */
 };
 
-/* The last fields of a number's row. */
-#define OPTION_BOUNDS(least, most) \
-	"a whole number of " #least " to " #most, least, most, NULL
+/* The fields of the row of a number among the settings. */
+#define OPTION_SETTING(name, metavar, field, least, most, help) \
+	OPTION_NUMBER, 0, name, metavar, help, &settings.field, \
+	    "a whole number of " #least " to " #most, least, most, NULL
 
 /* Parses the command line against a program's own table, which ends with a row
  * whose name is NULL, and the common options, the log's too. Ends the

@@ -8,10 +8,9 @@ static const struct option options[] = {
     {OPTION_LISTEN_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
 	.help = "vsock address of the listener side, usually open to the other "
 		"side of the transparent proxy (e.g. 3:1200)"},
-    {OPTION_NUMBER, 0, "preamble-timeout", "SECONDS",
+    {OPTION_SETTING("preamble-timeout", "SECONDS", preamble_timeout, 1, 1000000,
 	"give up waiting for a connection's target after this long "
-	"[default: 10]",
-	&settings.preamble_timeout, OPTION_BOUNDS(1, 1000000)},
+	"[default: 10]")},
     {.name = NULL},
 };
 
