@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log: logfmt on standard error, one write(2) a line, so that lines of
- * different threads never mix. Thread-safe. A line that isn't written within a
- * second, from the call on, is left out; likewise at once those that follow,
- * until one is written. */
+ * different threads never mix. Thread-safe. A line for which there is no room
+ * within a second, from the call on, is left out; likewise at once those that
+ * follow, until one is written. */
 #pragma once
 /* ANY: info that somebody waits for, whatever the threshold is. */
 enum log_level { LEVEL_ERROR, LEVEL_WARN, LEVEL_INFO, LEVEL_DEBUG, LEVEL_ANY };

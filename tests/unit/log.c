@@ -27,6 +27,7 @@ static _Atomic bool catching;
 static int write_errors[4];
 static const struct timespec *wall_clock; /* NULL: the real one */
 static _Atomic int longest_wait;          /* in ms, of all that were allowed */
+static _Atomic int write_ms;              /* how long a caught write(2) takes */
 static _Atomic int window; /* in ms, between a poll(2) and what it leads to */
 
 static void
@@ -71,6 +72,8 @@ __wrap_write(int fd, const void *bytes, size_t size)
 
 	if (fd != STDERR_FILENO || !catching)
 		return __real_write(fd, bytes, size);
+	if (write_ms != 0)
+		pause_ms(write_ms);
 	i = written++;
 	if (i < MOST_WRITES) {
 		writes[i].size = size;
@@ -462,6 +465,29 @@ test_threads_wait_in_turn(void **state)
 	check_wait(600);
 }
 
+static void
+test_crowd(void **state)
+{
+	/* Fails if lines get lost that are many at once, but for which there
+	 * is room. */
+	static struct waiting crowd[60];
+
+	(void)state;
+	wall_clock = NULL;
+	set_log("unit", LEVEL_INFO);
+	start_catching();
+	write_ms = 30; /* in all, longer than a line waits for room */
+	for (size_t i = 0; i < LENGTH(crowd); i++)
+		job_start(&crowd[i].job, log_long_line, &crowd[i]);
+	for (size_t i = 0; i < LENGTH(crowd); i++)
+		job_end(&crowd[i].job);
+	write_ms = 0;
+	stop_catching();
+	assert_int_equal(written, LENGTH(crowd));
+	for (size_t i = 0; i < written; i++)
+		assert_null(strstr(writes[i].bytes, " lost="));
+}
+
 #define THREADS 8
 #define LINES_EACH 100
 
@@ -531,6 +557,7 @@ main(void)
 	    cmocka_unit_test(test_not_read),
 	    cmocka_unit_test(test_threads_wait),
 	    cmocka_unit_test(test_threads_wait_in_turn),
+	    cmocka_unit_test(test_crowd),
 	    cmocka_unit_test(test_threads),
 	};
 
