@@ -154,9 +154,9 @@ WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
 WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt \
 	listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults harness main network program strict \
-	strict_dial strict_end strict_hostile strict_limits strict_listen \
-	strict_load strict_log strict_service strict_stop strict_target \
-	strict_usage traffic
+	strict_chain strict_dial strict_end strict_hostile strict_limits \
+	strict_listen strict_load strict_log strict_service strict_stop \
+	strict_target strict_usage traffic
 FUZZ = address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
 FUZZ_NEEDS_address = address

@@ -115,6 +115,14 @@ add_option(struct arguments *a, const struct bridge *b, const char *letter,
 	add(a, harness_text("%s", value));
 }
 
+/* Adds arguments that a test has chosen; list: NULL for none. */
+static void
+add_extra(struct arguments *a, char *const *list)
+{
+	for (; list != NULL && *list != NULL; list++)
+		add(a, *list);
+}
+
 static struct program *
 start(const struct bridge *b, enum side side, const char *name, const char *ip,
     const char *vsock)
@@ -125,8 +133,9 @@ start(const struct bridge *b, enum side side, const char *name, const char *ip,
 	if (ip != NULL)
 		add_option(&a, b, "-i", "--ip-addr", ip);
 	add_option(&a, b, "-v", by_port ? "--vsock" : "--vsock-addr", vsock);
-	for (size_t i = 0; b->extra != NULL && b->extra[i] != NULL; i++)
-		add(&a, b->extra[i]);
+	add_extra(&a, b->extra);
+	add_extra(&a, strcmp(name, paths[b->route].first) == 0 ? b->extra_first
+							       : b->extra_last);
 	return program_start(&(struct program_options){.side = side,
 	    .name = name,
 	    .below = b->below,

@@ -49,9 +49,10 @@ struct bridge {
 	const char *target; /* of the transparent ones: TARGET_IPV4, and
 			       OTHER_IPV4 for port-to-vsock-transparent */
 	char *const *extra; /* more arguments, for every program */
-	const char *below;  /* see program.h */
-	char *const *env;   /* likewise */
-	bool no_upstream;   /* nobody listens there: see bridge_listen() */
+	char *const *extra_first, *const *extra_last; /* for one of two */
+	const char *below;                            /* see program.h */
+	char *const *env;                             /* likewise */
+	bool no_upstream; /* nobody listens there: see bridge_listen() */
 	struct bridge_spelling spelling;
 	const char *upstream_host; /* of vsock-to-ip: 127.0.0.1 */
 	/* Set by bridge_open(). */

@@ -39,6 +39,7 @@ int strict_log_run(void);
 int strict_dial_run(void);
 int strict_target_run(void);
 int strict_end_run(void);
+int strict_chain_run(void);
 int strict_load_run(void);
 int strict_stop_run(void);
 int strict_service_run(void);

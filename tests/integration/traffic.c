@@ -11,10 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <linux/sockios.h>
+
 #define CHUNK 65536
+#define STEPS_MAX 7
 
 /* Sends all. Returns how many bytes went; errno if not all did. */
 static size_t
@@ -202,9 +206,11 @@ struct flow {
 	struct flow *next;
 	pthread_t thread;
 	int fd;
-	uint64_t seed, size;
-	size_t chunk;
-	int error;       /* see flow_wait() */
+	uint64_t out, in; /* seeds */
+	size_t chunk;     /* of a call at most */
+	struct step steps[STEPS_MAX + 1];
+	_Atomic uint64_t received;
+	struct outcome outcome;
 	char words[128]; /* on the error */
 };
 
@@ -216,116 +222,205 @@ flow_fail(struct flow *f, int error, const char *format, ...)
 {
 	va_list arguments;
 
-	f->error = error;
+	f->outcome.error = error;
 	va_start(arguments, format);
 	vsnprintf(f->words, sizeof(f->words), format, arguments);
 	va_end(arguments);
 }
 
-/* The size of the next piece of a flow. */
+/* What is left of size, or the size of a piece of a flow. */
 static size_t
-piece(const struct flow *f, uint64_t done)
+piece(const struct flow *f, uint64_t left)
 {
-	return f->size - done < f->chunk ? (size_t)(f->size - done) : f->chunk;
+	return left < f->chunk ? (size_t)left : f->chunk;
 }
 
 static void
-send_stream(struct flow *f)
+send_stream(struct flow *f, uint64_t size)
 {
-	uint64_t done = 0;
+	uint64_t *sent = &f->outcome.sent;
+	const uint64_t goal = *sent + size;
 	char bytes[CHUNK];
 
-	while (done < f->size) {
-		size_t n = piece(f, done);
+	while (*sent < goal) {
+		size_t n = piece(f, goal - *sent), done;
 
-		bytes_fill(f->seed, done, bytes, n);
-		if (send_all(f->fd, bytes, n) < n) {
+		bytes_fill(f->out, *sent, bytes, n);
+		done = send_all(f->fd, bytes, n);
+		*sent += done;
+		if (done < n) {
 			flow_fail(f, errno, "sent %llu of %llu bytes: %s",
-			    (unsigned long long)done,
-			    (unsigned long long)f->size, reason(errno));
+			    (unsigned long long)*sent, (unsigned long long)goal,
+			    reason(errno));
 			return;
 		}
-		done += n;
 	}
+}
+
+/*
+ * Receives once, at most so many bytes, and fails unless they are the next ones
+ * of the stream. Returns how many; 0 at end-of-file and after an error.
+ */
+static size_t
+take(struct flow *f, size_t most)
+{
+	char received[CHUNK], expected[CHUNK];
+	ssize_t n = receive(f->fd, received, most);
+	size_t same;
+
+	if (n == -1)
+		flow_fail(f, errno, "received %llu bytes: %s",
+		    (unsigned long long)f->received, reason(errno));
+	if (n <= 0)
+		return 0;
+	bytes_fill(f->in, f->received, expected, (size_t)n);
+	same = first_difference(received, expected, (size_t)n);
+	f->received += same;
+	if (same < (size_t)n)
+		flow_fail(f, EBADMSG, "byte %llu is wrong",
+		    (unsigned long long)f->received);
+	return same;
 }
 
 static void
-expect_stream(struct flow *f)
+expect_stream(struct flow *f, uint64_t size)
 {
-	char received[CHUNK], expected[CHUNK];
-	uint64_t done = 0;
+	const uint64_t goal = f->received + size;
 
-	while (done < f->size) {
-		ssize_t n = receive(f->fd, received, piece(f, done));
-		size_t same;
-
-		if (n <= 0) {
-			flow_fail(f, n == 0 ? ENODATA : errno,
-			    "received %llu of %llu bytes: %s",
-			    (unsigned long long)done,
-			    (unsigned long long)f->size,
-			    reason(n == 0 ? 0 : errno));
-			return;
-		}
-		bytes_fill(f->seed, done, expected, (size_t)n);
-		same = first_difference(received, expected, (size_t)n);
-		done += same;
-		if (same < (size_t)n) {
-			flow_fail(f, EBADMSG, "byte %llu of %llu is wrong",
-			    (unsigned long long)done,
-			    (unsigned long long)f->size);
-			return;
-		}
-	}
+	while (f->outcome.error == 0 && f->received < goal)
+		if (take(f, piece(f, goal - f->received)) == 0 &&
+		    f->outcome.error == 0)
+			flow_fail(f, ENODATA,
+			    "received %llu of %llu bytes: end-of-file",
+			    (unsigned long long)f->received,
+			    (unsigned long long)goal);
 }
 
-static void *
-run_send(void *argument)
+static void
+drain(struct flow *f, uint64_t nap_ms)
 {
-	struct flow *f = argument;
-
-	send_stream(f);
-	if (f->error == 0 && shutdown(f->fd, SHUT_WR) == -1)
-		flow_fail(f, errno, "shutdown: %s", strerror(errno));
-	return NULL;
+	do
+		poll(NULL, 0, (int)nap_ms);
+	while (
+	    take(f, nap_ms == 0 ? CHUNK : 4096) > 0 && f->outcome.error == 0);
 }
 
-static void *
-run_receive(void *argument)
+static void
+expect_eof(struct flow *f, uint64_t unused)
 {
-	struct flow *f = argument;
-	ssize_t n;
 	char byte;
+	ssize_t n = receive(f->fd, &byte, 1);
 
-	expect_stream(f);
-	if (f->error != 0)
-		return NULL;
-	n = receive(f->fd, &byte, 1);
+	(void)unused;
 	if (n != 0)
 		flow_fail(f, n == 1 ? EBADMSG : errno,
 		    "after all %llu bytes, instead of an end: %s",
-		    (unsigned long long)f->size,
+		    (unsigned long long)f->received,
 		    n == 1 ? "one more" : reason(errno));
+}
+
+static void
+half_close(struct flow *f, uint64_t unused)
+{
+	(void)unused;
+	if (shutdown(f->fd, SHUT_WR) == -1)
+		flow_fail(f, errno, "shutdown: %s", strerror(errno));
+}
+
+static void
+settle(struct flow *f, uint64_t unused)
+{
+	uint64_t begin = harness_now_ms();
+	int queued = 0;
+
+	(void)unused;
+	while (ioctl(f->fd, SIOCOUTQ, &queued) == 0 && queued > 0) {
+		if (harness_now_ms() - begin > DEADLINE_MS) {
+			flow_fail(
+			    f, EAGAIN, "%d bytes are still queued", queued);
+			return;
+		}
+		poll(NULL, 0, 1);
+	}
+}
+
+static void
+pause_for(struct flow *f, uint64_t ms)
+{
+	(void)f;
+	poll(NULL, 0, (int)ms);
+}
+
+static void
+await_break(struct flow *f, uint64_t most_ms)
+{
+	struct pollfd state = {.fd = f->fd};
+
+	if (poll(&state, 1, (int)most_ms) == 0)
+		flow_fail(f, EAGAIN, "not broken after %llu ms",
+		    (unsigned long long)most_ms);
+}
+
+static void
+close_fd(struct flow *f, uint64_t unused)
+{
+	(void)unused;
+	close(f->fd);
+}
+
+static void
+reset_fd(struct flow *f, uint64_t unused)
+{
+	(void)unused;
+	traffic_reset(f->fd);
+}
+
+static void (*const deeds[])(struct flow *f, uint64_t n) = {
+    [FLOW_SEND] = send_stream,
+    [FLOW_RECEIVE] = expect_stream,
+    [FLOW_DRAIN] = drain,
+    [FLOW_EOF] = expect_eof,
+    [FLOW_HALF_CLOSE] = half_close,
+    [FLOW_SETTLE] = settle,
+    [FLOW_PAUSE] = pause_for,
+    [FLOW_BREAK] = await_break,
+    [FLOW_CLOSE] = close_fd,
+    [FLOW_RESET] = reset_fd,
+};
+
+static void *
+run_steps(void *argument)
+{
+	struct flow *f = argument;
+
+	for (const struct step *step = f->steps;
+	     step->deed != FLOW_DONE && f->outcome.error == 0; step++)
+		deeds[step->deed](f, step->n);
+	f->outcome.at_ms = harness_now_ms();
 	return NULL;
 }
 
 static struct flow
-make_flow(int fd, uint64_t seed, uint64_t size, size_t chunk)
+make_flow(int fd, uint64_t out, uint64_t in, size_t chunk)
 {
 	return (struct flow){.fd = fd,
-	    .seed = seed,
-	    .size = size,
+	    .out = out,
+	    .in = in,
 	    .chunk = chunk == 0 || chunk > CHUNK ? CHUNK : chunk};
 }
 
 static struct flow *
-start(struct flow flow, void *(*run)(void *))
+start(struct flow flow, const struct step *steps)
 {
 	struct flow *f = malloc(sizeof(*f));
 
 	assert_non_null(f);
 	*f = flow;
-	if (pthread_create(&f->thread, NULL, run, f) != 0) {
+	for (size_t i = 0; steps[i].deed != FLOW_DONE; i++) {
+		assert_true(i < STEPS_MAX);
+		f->steps[i] = steps[i];
+	}
+	if (pthread_create(&f->thread, NULL, run_steps, f) != 0) {
 		free(f);
 		fail_msg("cannot start a thread");
 	}
@@ -335,15 +430,29 @@ start(struct flow flow, void *(*run)(void *))
 }
 
 struct flow *
+flow_start(int fd, uint64_t out, uint64_t in, const struct step *steps)
+{
+	return start(make_flow(fd, out, in, 0), steps);
+}
+
+struct flow *
 flow_send(int fd, uint64_t seed, uint64_t size, size_t chunk)
 {
-	return start(make_flow(fd, seed, size, chunk), run_send);
+	return start(make_flow(fd, seed, 0, chunk),
+	    STEPS({FLOW_SEND, size}, {FLOW_HALF_CLOSE, 0}));
 }
 
 struct flow *
 flow_receive(int fd, uint64_t seed, uint64_t size)
 {
-	return start(make_flow(fd, seed, size, 0), run_receive);
+	return start(make_flow(fd, 0, seed, 0),
+	    STEPS({FLOW_RECEIVE, size}, {FLOW_EOF, 0}));
+}
+
+uint64_t
+flow_received(const struct flow *flow)
+{
+	return flow->received;
 }
 
 /* Joins and frees a flow. Returns a copy. */
@@ -361,17 +470,26 @@ join(struct flow *flow)
 	return copy;
 }
 
+struct outcome
+flow_outcome(struct flow *flow)
+{
+	struct flow copy = join(flow);
+
+	copy.outcome.received = copy.received;
+	return copy.outcome;
+}
+
 int
 flow_wait(struct flow *flow)
 {
-	return join(flow).error;
+	return flow_outcome(flow).error;
 }
 
 /* Fails the test if a flow has failed. */
 static void
 judge(const struct flow *f)
 {
-	if (f->error != 0)
+	if (f->outcome.error != 0)
 		fail_msg("%s", f->words);
 }
 
@@ -398,17 +516,17 @@ flow_finish_all(void)
 void
 traffic_send_stream(int fd, uint64_t seed, size_t size)
 {
-	struct flow f = make_flow(fd, seed, size, 0);
+	struct flow f = make_flow(fd, seed, 0, 0);
 
-	send_stream(&f);
+	send_stream(&f, size);
 	judge(&f);
 }
 
 void
 traffic_expect_stream(int fd, uint64_t seed, size_t size)
 {
-	struct flow f = make_flow(fd, seed, size, 0);
+	struct flow f = make_flow(fd, 0, seed, 0);
 
-	expect_stream(&f);
+	expect_stream(&f, size);
 	judge(&f);
 }

@@ -53,7 +53,44 @@ enum traffic_end traffic_wait_end(int fd, uint64_t *dropped);
 /* Whether a byte, an end or an error waits to be read within ms. */
 bool traffic_readable(int fd, int ms);
 
+/* What a flow does, one after the other, until it is done or a step fails. */
+struct step {
+	enum {
+		FLOW_DONE,
+		FLOW_SEND,    /* the next n bytes of its own stream */
+		FLOW_RECEIVE, /* exactly the next n bytes of the other's */
+		FLOW_DRAIN,   /* what comes of it until end-of-file; 4 KiB every
+				 n ms, 0: as fast as it can */
+		FLOW_EOF,     /* expects end-of-file, and no byte before it */
+		FLOW_HALF_CLOSE,
+		FLOW_SETTLE, /* waits until TCP's peer has acknowledged all */
+		FLOW_PAUSE,  /* n ms */
+		FLOW_BREAK,  /* waits until TCP was reset, n ms at most */
+		FLOW_CLOSE,
+		FLOW_RESET /* as traffic_reset() */
+	} deed;
+	uint64_t n;
+};
+
+/* A list of them; lives as long as the block. */
+#define STEPS(...) ((const struct step[]){__VA_ARGS__, {FLOW_DONE, 0}})
+
+struct outcome {
+	uint64_t sent, received;
+	int error;      /* see flow_wait(); a flow that drains fails, too, with
+			   ECONNRESET if it is reset */
+	uint64_t at_ms; /* harness_now_ms() at the end */
+};
+
 struct flow;
+
+/* Starts a thread that takes steps. out, in: the seeds of what it sends, and of
+ * what it should receive. Several flows may share a socket. */
+struct flow *
+flow_start(int fd, uint64_t out, uint64_t in, const struct step *steps);
+
+/* How much a flow has received as yet. */
+uint64_t flow_received(const struct flow *flow);
 
 /*
  * Starts a thread that sends a stream, chunk bytes a call (0: 64 KiB), and then
@@ -73,6 +110,9 @@ void flow_finish(struct flow *flow);
  * an end, EBADMSG for wrong bytes or too many.
  */
 int flow_wait(struct flow *flow);
+
+/* Waits for a flow, however it ended, and frees it. */
+struct outcome flow_outcome(struct flow *flow);
 
 /* Joins and frees what a failed test left. For the teardown. */
 void flow_finish_all(void);
