@@ -36,6 +36,7 @@ union socket_address {
 
 static int namespaces[SIDES] = {-1, -1, -1};
 static bool has_rules[SIDES];
+static char usual_buffers[SIDES][64]; /* "": as they are */
 
 /* The commands that make each namespace what network.h says. */
 static const struct {
@@ -158,12 +159,49 @@ network_black_hole(enum side side, const char *address)
 	    harness_text("ip saddr %s", address));
 }
 
+/* The least, the usual, and the greatest size of TCP's send buffers. */
+static FILE *
+open_buffers(int side, const char *mode)
+{
+	FILE *file;
+
+	network_enter((enum side)side);
+	file = fopen("/proc/sys/net/ipv4/tcp_wmem", mode);
+	assert_non_null(file);
+	return file;
+}
+
+static void
+set_buffers(int side, const char *sizes)
+{
+	FILE *file = open_buffers(side, "we");
+
+	assert_true(fputs(sizes, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+void
+network_small_buffers(void)
+{
+	for (int side = 0; side < SIDES; side++) {
+		FILE *file = open_buffers(side, "re");
+
+		assert_non_null(fgets(
+		    usual_buffers[side], sizeof(usual_buffers[side]), file));
+		fclose(file);
+		set_buffers(side, "4096 16384 262144");
+	}
+}
+
 void
 network_reset(void)
 {
 	char *const args[] = {"delete", "table", "inet", "proxies", NULL};
 
 	for (int side = 0; side < SIDES; side++) {
+		if (*usual_buffers[side] != '\0')
+			set_buffers(side, usual_buffers[side]);
+		*usual_buffers[side] = '\0';
 		if (has_rules[side])
 			run_tool((enum side)side, "nft", args);
 		has_rules[side] = false;

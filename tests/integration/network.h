@@ -53,7 +53,13 @@ void network_redirect(enum side side, const char *target, uint16_t to_port);
 void network_drop(enum side side, uint16_t port);
 void network_black_hole(enum side side, const char *address);
 
-/* Removes all rules of these kinds. */
+/*
+ * From now on, a TCP socket's kernel takes 256 KiB at most from who sends, not
+ * megabytes. Gone after the test.
+ */
+void network_small_buffers(void);
+
+/* Undoes all of the above. */
 void network_reset(void);
 
 /* A port of 10000 to 29999 that nothing has used in any namespace. */

@@ -257,6 +257,17 @@ send_stream(struct flow *f, uint64_t size)
 	}
 }
 
+static void
+pour(struct flow *f, uint64_t unused)
+{
+	static const char bytes[CHUNK];
+
+	(void)unused;
+	while (send_all(f->fd, bytes, CHUNK) == CHUNK)
+		continue;
+	flow_fail(f, errno, "poured: %s", reason(errno));
+}
+
 /*
  * Receives once, at most so many bytes, and fails unless they are the next ones
  * of the stream. Returns how many; 0 at end-of-file and after an error.
@@ -362,6 +373,14 @@ await_break(struct flow *f, uint64_t most_ms)
 }
 
 static void
+await_unread(struct flow *f, uint64_t unused)
+{
+	(void)unused;
+	if (!traffic_readable(f->fd, DEADLINE_MS))
+		flow_fail(f, EAGAIN, "nothing came");
+}
+
+static void
 close_fd(struct flow *f, uint64_t unused)
 {
 	(void)unused;
@@ -377,11 +396,13 @@ reset_fd(struct flow *f, uint64_t unused)
 
 static void (*const deeds[])(struct flow *f, uint64_t n) = {
     [FLOW_SEND] = send_stream,
+    [FLOW_POUR] = pour,
     [FLOW_RECEIVE] = expect_stream,
     [FLOW_DRAIN] = drain,
     [FLOW_EOF] = expect_eof,
     [FLOW_HALF_CLOSE] = half_close,
     [FLOW_SETTLE] = settle,
+    [FLOW_UNREAD] = await_unread,
     [FLOW_PAUSE] = pause_for,
     [FLOW_BREAK] = await_break,
     [FLOW_CLOSE] = close_fd,

@@ -58,12 +58,15 @@ struct step {
 	enum {
 		FLOW_DONE,
 		FLOW_SEND,    /* the next n bytes of its own stream */
+		FLOW_POUR,    /* anything, until that fails */
 		FLOW_RECEIVE, /* exactly the next n bytes of the other's */
 		FLOW_DRAIN,   /* what comes of it until end-of-file; 4 KiB every
 				 n ms, 0: as fast as it can */
 		FLOW_EOF,     /* expects end-of-file, and no byte before it */
 		FLOW_HALF_CLOSE,
-		FLOW_SETTLE, /* waits until TCP's peer has acknowledged all */
+		FLOW_SETTLE, /* waits until TCP's peer has acknowledged all: a
+				reset may overtake it, on another CPU */
+		FLOW_UNREAD, /* waits until there is something to read */
 		FLOW_PAUSE,  /* n ms */
 		FLOW_BREAK,  /* waits until TCP was reset, n ms at most */
 		FLOW_CLOSE,
