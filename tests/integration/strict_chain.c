@@ -857,8 +857,10 @@ read_log(struct program *p, unsigned first, struct noted noted[MIXED])
 static void
 expect_logs(const struct bridge *b, const struct mixed *all)
 {
-	struct noted first[MIXED] = {{NULL}}, last[MIXED] = {{NULL}};
+	static struct noted first[MIXED], last[MIXED];
 
+	memset(first, 0, sizeof(first));
+	memset(last, 0, sizeof(last));
 	read_log(b->first, 1, first);
 	read_log(b->last, 2, last); /* its listener was tried once */
 	for (unsigned i = 0; i < MIXED; i++) {
