@@ -68,7 +68,6 @@ static const char *const address_forms[] = {
 
 /* One command line while it is parsed. */
 struct parser {
-	const char *program;
 	const struct option *options[MAX_OPTIONS]; /* both tables */
 	bool seen[MAX_OPTIONS];
 	size_t count;
@@ -111,7 +110,7 @@ long_form(const struct option *o)
 _Noreturn static void
 print_help(const struct parser *p)
 {
-	printf("Usage: %s [OPTIONS]", p->program);
+	printf("Usage: %s [OPTIONS]", log_program);
 	for (size_t i = 0; i < p->count; i++) {
 		if (p->options[i]->type <= OPTION_REQUIRED)
 			printf(" %s", long_form(p->options[i]));
@@ -172,7 +171,7 @@ take(struct parser *p, size_t index, const char *value)
 	if (o->type == OPTION_HELP)
 		print_help(p);
 	if (o->type == OPTION_VERSION) {
-		printf("%s %s\n", p->program, VERSION);
+		printf("%s %s\n", log_program, VERSION);
 		end_of_output();
 	}
 	if (o->metavar != NULL && value == NULL)
@@ -217,10 +216,12 @@ void
 options_parse(const char *program, const struct option *table, int argc,
     char *const argv[])
 {
-	struct parser p = {.program = program};
+	struct parser p = {.count = 0};
 	const char *value, *listeners = service_listeners();
 	size_t index;
 
+	log_program = program;
+	settings.listens_on_tcp = table->type == OPTION_LISTEN_IP;
 	for (; table->name != NULL; table++)
 		p.options[p.count++] = table;
 	for (table = common_table; table->name != NULL; table++) {
@@ -245,8 +246,6 @@ options_parse(const char *program, const struct option *table, int argc,
 		const struct option *o = p.options[i];
 		bool passed = listeners != NULL && o->type <= OPTION_LISTEN;
 
-		if (o->type == OPTION_LISTEN_IP)
-			settings.listens_on_tcp = true;
 		if (passed && p.seen[i])
 			usage_error("'%s' is given, and a listener was passed "
 				    "(LISTEN_FDS): expected one of them",
@@ -255,5 +254,4 @@ options_parse(const char *program, const struct option *table, int argc,
 			usage_error("'%s' is missing: expected %s",
 			    long_form(o), address_forms[o->type]);
 	}
-	log_program = program;
 }

@@ -61,8 +61,8 @@ struct option {
 	OPTION_NUMBER, 0, name, metavar, help, &settings.field, \
 	    "a whole number of " #least " to " #most, least, most, NULL
 
-/* Parses the command line against a program's own table, which ends with a row
- * whose name is NULL, and the common options, the log's too. Ends the
+/* Parses the command line against a program's own table, whose first row is the
+ * listener's, and the last one's name NULL, and the common options. Ends the
  * process after --help and --version (exit status 0) and after an error: one
  * line that names the value and what was expected, exit status 2. */
 void options_parse(const char *program, const struct option *table, int argc,
