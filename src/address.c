@@ -27,22 +27,19 @@ bool
 address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
     struct address *address)
 {
-	static const char *const words[][2] = {
-	    {"any", "4294967295"}, {"local", "1"}, {"host", "2"}};
-	char word[16] = "";
-	const char *cid = word;
+	char cid[16] = "";
 	size_t length = strcspn(text, ":");
 
-	if (length >= sizeof(word))
+	if (length >= sizeof(cid))
 		return false;
-	memcpy(word, text, length);
-	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
-		if (strcmp(word, words[i][0]) == 0)
-			cid = words[i][1];
-	}
+	memcpy(cid, text, length);
 	*address = (struct address){
 	    .vm.svm_family = AF_VSOCK, .length = sizeof(address->vm)};
-	return address_parse_number(cid, 0, maximum, &address->vm.svm_cid) &&
+	return address_parse_number(strcmp(cid, "any") == 0     ? "4294967295"
+				    : strcmp(cid, "local") == 0 ? "1"
+				    : strcmp(cid, "host") == 0  ? "2"
+								: cid,
+		   0, maximum, &address->vm.svm_cid) &&
 	       (text[length] == '\0' ? !needs_port
 				     : address_parse_number(text + length + 1,
 					   0, maximum, &address->vm.svm_port));
