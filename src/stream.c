@@ -199,8 +199,7 @@ stream_original_destination(int fd, struct address *target)
 {
 	struct address local;
 
-	/* A v4-mapped client was redirected by IPv4's NAT, where SOL_IPV6 has
-	 * ENOENT: stream_local_address() has unmapped it. */
+	/* This unmaps: a v4-mapped client was redirected by IPv4's NAT. */
 	if (stream_local_address(fd, &local) == -1)
 		return stream_reason(AF_INET, errno);
 	*target = (struct address){.length = local.length};
