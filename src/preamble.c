@@ -32,27 +32,6 @@ preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 	return PREAMBLE_SIZE_IPV6;
 }
 
-size_t
-preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4])
-{
-	bool is_ipv6 = memcmp(bytes, "\xff\xff\xff\xff", 4) == 0;
-
-	return is_ipv6 ? PREAMBLE_SIZE_IPV6 : PREAMBLE_SIZE_IPV4;
-}
-
-struct address
-preamble_decode(const uint8_t *bytes)
-{
-	uint16_t port = (uint16_t)(bytes[4] | bytes[5] << 8);
-	struct address target = address_ip(AF_INET, bytes, port);
-
-	target.in.sin_addr.s_addr = bswap_32(target.in.sin_addr.s_addr);
-	if (preamble_size(bytes) == PREAMBLE_SIZE_IPV6)
-		target = address_ip(AF_INET6, bytes + PREAMBLE_SIZE_IPV4, port);
-	address_unmap(&target);
-	return target;
-}
-
 const char *
 preamble_send(int fd, const uint8_t *bytes, size_t size)
 {
@@ -72,6 +51,7 @@ preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 	uint64_t now = clock_ms(), deadline = now + timeout_ms;
 	uint8_t bytes[PREAMBLE_SIZE_IPV6];
 	size_t size = PREAMBLE_SIZE_IPV4;
+	uint16_t port;
 	ssize_t n;
 
 	for (size_t have = 0; have < size; now = clock_ms()) {
@@ -86,9 +66,16 @@ preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 		if (n == 0)
 			return "the client ended before its preamble was whole";
 		have += (size_t)n;
-		if (have == PREAMBLE_SIZE_IPV4)
-			size = preamble_size(bytes);
+		if (have == PREAMBLE_SIZE_IPV4 &&
+		    memcmp(bytes, "\xff\xff\xff\xff", 4) == 0)
+			size = PREAMBLE_SIZE_IPV6;
 	}
-	*target = preamble_decode(bytes);
-	return address_port(target) == 0 ? "the preamble names port 0" : NULL;
+	port = (uint16_t)(bytes[4] | bytes[5] << 8);
+	*target = address_ip(AF_INET, bytes, port);
+	target->in.sin_addr.s_addr = bswap_32(target->in.sin_addr.s_addr);
+	if (size == PREAMBLE_SIZE_IPV6)
+		*target =
+		    address_ip(AF_INET6, bytes + PREAMBLE_SIZE_IPV4, port);
+	address_unmap(target);
+	return port == 0 ? "the preamble names port 0" : NULL;
 }

@@ -13,12 +13,6 @@
 size_t preamble_encode(
     const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6]);
 
-/* The size of the preamble that starts with these bytes. */
-size_t preamble_size(const uint8_t bytes[PREAMBLE_SIZE_IPV4]);
-
-/* Reads a whole preamble: preamble_size() bytes. Any bytes are valid. */
-struct address preamble_decode(const uint8_t *bytes);
-
 /* Sends a preamble in one piece on a connected socket: waits for room as long
  * as stream_connect() did at most. Returns NULL, or why not: static text. */
 const char *preamble_send(int fd, const uint8_t *bytes, size_t size);
