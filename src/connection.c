@@ -134,8 +134,8 @@ run_connection(void *argument)
 		    c->number, c->upstream, c->target);
 		relay_run(&c->relay, ways[to_vsock], ways[!to_vsock]);
 		if (c->relay.failure == 0 &&
-		    (stream_complete(c->relay.client) == -1 ||
-			stream_complete(c->relay.upstream) == -1))
+		    (stream_complete(c->relay.client, true) == -1 ||
+			stream_complete(c->relay.upstream, true) == -1))
 			relay_fail(&c->relay, RELAY_NO_RESOURCES, errno);
 	}
 	end_connection(c);

@@ -39,12 +39,10 @@ unsigned stream_vsock_buffer;
 void
 stream_prepare(int fd, int family)
 {
-	static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 	uint64_t size = stream_vsock_buffer;
 
 	if (family != AF_VSOCK) {
-		(void)setsockopt(
-		    fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+		(void)stream_complete(fd, false);
 		set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 		set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* lose nothing */
 		set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
@@ -231,11 +229,11 @@ stream_user_timeout(int fd, unsigned seconds)
 }
 
 int
-stream_complete(int fd)
+stream_complete(int fd, bool is_complete)
 {
-	static const struct linger none = {0};
+	const struct linger linger = {.l_onoff = !is_complete, .l_linger = 0};
 
-	return setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+	return setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
 
 bool

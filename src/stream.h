@@ -67,10 +67,11 @@ bool stream_gone(int fd);
  * reset: a vsock peer reads what is queued, then end-of-file. fd stays open. */
 void stream_reset(int fd);
 
-/* All has been sent and received: from now on close(2) lets the kernel deliver
- * what is queued. Without this it resets a TCP connection, and so does any end
- * of the process: cut-off data must not look complete. 0, or -1 with errno. */
-int stream_complete(int fd);
+/* Notes whether all has been sent and received: then close(2) lets the kernel
+ * deliver what is queued. Else, as at first, it resets a TCP connection, and so
+ * does any end of the process: cut-off data must not look complete. 0, or -1
+ * with errno. */
+int stream_complete(int fd, bool is_complete);
 
 /* An errno of a socket of this family in words for users. Static text. */
 const char *stream_reason(int family, int error);

@@ -39,8 +39,8 @@ void
 __real_relay_run(struct relay *relay, struct copy_way up, struct copy_way down);
 void
 __wrap_relay_run(struct relay *relay, struct copy_way up, struct copy_way down);
-int __real_stream_complete(int fd);
-int __wrap_stream_complete(int fd);
+int __real_stream_complete(int fd, bool is_complete);
+int __wrap_stream_complete(int fd, bool is_complete);
 int __real_stream_connect(const struct address *address, unsigned timeout_ms);
 int __wrap_stream_connect(const struct address *address, unsigned timeout_ms);
 const char *__real_stream_original_destination(int fd, struct address *target);
@@ -203,12 +203,12 @@ __wrap_relay_run(struct relay *relay, struct copy_way up, struct copy_way down)
 }
 
 int
-__wrap_stream_complete(int fd)
+__wrap_stream_complete(int fd, bool is_complete)
 {
 	size_t i = calls.completes++;
 
 	if (i >= LENGTH(calls.complete_errors) || calls.complete_errors[i] == 0)
-		return __real_stream_complete(fd);
+		return __real_stream_complete(fd, is_complete);
 	errno = calls.complete_errors[i];
 	return -1;
 }

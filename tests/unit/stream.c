@@ -1268,18 +1268,23 @@ test_complete(void **state)
 	(void)state;
 	assert_int_equal(close_queued(pair, "cut o", &count), ECONNRESET);
 	pair = accept_stream();
-	stream_complete(pair.ours);
+	stream_complete(pair.ours, true);
 	assert_int_equal(close_queued(pair, "complete", &count), 0);
 	assert_int_equal(count, 8);
 	/* Also what the peer has not taken for want of room. */
 	pair = accept_stream();
 	fill_connection(pair.ours, pair.ours);
-	stream_complete(pair.ours);
+	stream_complete(pair.ours, true);
 	close(pair.ours);
 	assert_int_equal(read_to_end(pair.peer, &count), 0);
 	assert_true(count >= 65536);
 	close(pair.peer);
-	stream_complete(-1);
+	stream_complete(-1, true);
+	/* It can be taken back. */
+	pair = accept_stream();
+	assert_int_equal(stream_complete(pair.ours, true), 0);
+	assert_int_equal(stream_complete(pair.ours, false), 0);
+	assert_int_equal(close_queued(pair, "cut o", &count), ECONNRESET);
 }
 
 static void
