@@ -907,8 +907,10 @@ test_client_unmapped(void **state)
 static struct connection
 some_connection(void)
 {
-	return (struct connection){
-	    .relay = {-1, -1, 0, 0, 0}, .upstream = "-", .target = "-"};
+	return (struct connection){.relay.client = -1,
+	    .relay.upstream = -1,
+	    .upstream = "-",
+	    .target = "-"};
 }
 
 static void
