@@ -1372,7 +1372,8 @@ check_gone_undelivered(const struct side *side)
 	assert_int_equal(count, sent);
 	assert_int_equal(relay.relay.failure, 0);
 	assert_int_equal(write_all(side->opposite->peer, "answer", 6), 0);
-	AWAIT((seconds_ahead += 30) > 0 && relay.relay.failure != 0);
+	AWAIT(atomic_fetch_add(&seconds_ahead, 30) > 0 &&
+	      relay.relay.failure != 0);
 	assert_true(wait_for(side->opposite->peer, 0));
 	assert_ends(side->error, EPIPE);
 }
