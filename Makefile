@@ -269,6 +269,11 @@ check-valgrind:
 		--error-exitcode=99 --leak-check=full --show-leak-kinds=definite \
 		--errors-for-leak-kinds=definite"
 
+# How connections end, in every interleaving.
+check-model:
+	@tools/setup build model
+	@tools/check-model $(O)/model
+
 # The unit tests, without looking for what they need: for package builders.
 # They mostly wait, so -j helps. EMULATOR: what runs them, if they are for
 # another processor.
@@ -351,7 +356,7 @@ demo:
 	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
 
 .PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
-	check-integration check-musl check-nix check-reproducible check-unit \
+	check-integration check-model check-musl check-nix check-reproducible check-unit \
 	check-supervisor check-valgrind clean demo dist fuzz fuzz-all install lint \
 	soak uninstall unit
 

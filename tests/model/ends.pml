@@ -70,7 +70,7 @@ end:	do
 	:: atomic { acts(s) && out[s] > 0 && !gone[s] -> out[s]-- } /* reads */
 	:: atomic { acts(s) && s == TCP -> /* resets; after its end that is EPIPE */
 		fail(s, (fin[s] && !wshut[s] -> BROKEN : RESET)) }
-	:: atomic { acts(s) && s == TCP && !gone[s] -> fail(s, DIED) }
+	:: atomic { acts(s) && s == TCP && !gone[s] && !STOP -> fail(s, DIED) }
 	:: atomic { acts(s) && s == TCP && !gone[s] -> fin[s] = true; gone[s] = true } /* closes */
 	:: atomic { acts(s) && s == VSOCK -> cut[s] = !fin[s]; /* its machine dies */
 		fail(s, RESET); in[s] = 0; fin[s] = true; gone[s] = true }
