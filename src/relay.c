@@ -140,10 +140,9 @@ run_direction(void *argument)
 			end_both(relay);
 		error = 0;
 	} else if (end == COPY_OVER) {
-		/* There is a record of why, but if nobody was told yet. */
+		/* Else there is a record of why, or whoever was told of the
+		 * error instead is about to make it. */
 		error = stream_error(d->from);
-		if (error == 0)
-			record(relay, d->to_error, ECONNRESET);
 	} else {
 		/* Linux 4.14 says ENOTCONN at the end of a vsock stream. After
 		 * a TCP reset it means that the error was told elsewhere. */

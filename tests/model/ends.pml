@@ -7,18 +7,17 @@
 
 /* What the code must have: -DWITHOUT=one of these leaves it out. */
 mtype = { RECORD_FIRST, RECORD_LOOK, LOOK, HANGUP, NOTE_FIRST, PROBE, WATCHING, LAST_LOOK,
-	LOOK_AHEAD, ROOM_ERROR, ROOM_PROBE, OWN_TROUBLE, CLOCK, TCP_EPIPE, ALL_ERRORS, DELIVERY,
-	LIST_LOCK };
+	LOOK_AHEAD, ROOM_ERROR, OWN_TROUBLE, CLOCK, TCP_EPIPE, ALL_ERRORS, DELIVERY, LIST_LOCK };
 #define has(guard) (WITHOUT != guard)
 
 mtype = { RESET, DIED, BROKEN }; /* errors: ECONNRESET; others of a peer that has died; EPIPE */
 
-#define RUNNING 1 /* give_up: 10 s run, are over, both sockets are reset or about to be; or 0 */
+#define RUNNING 1 /* deadline: 10 s run, are over, both sockets are reset or about to be; or 0 */
 #define PASSED 2
 #define ABORTED 3
 
 #define OUTSIDE 3 /* failure: from outside, as by idle time; or the side + 1, or 0 */
-byte failure, give_up;
+byte failure, deadline;
 bool write_closed[2], ended[2], locked, unlisted, closed;
 
 mtype = { RECV, ROOM, WATCH, ALL, DONE }; /* where a thread waits, by what it reads from */
@@ -38,15 +37,14 @@ bool slow[2], failed[2], cut[2], hurt[2], stopped, late;
 #define hup(s) (dead[s] || wshut[s] && (fin[s] || rshut[s]))
 #define readable(s) (in[s] > 0 || fin[s] || err[s] || dead[s] || rshut[s])
 #define unwritable(s) (wshut[s] || (s == TCP -> err[s] || dead[s] : gone[s]))
-#define room(s) (out[s] == 0 || unwritable(s) || give_up >= PASSED)
+#define room(s) (out[s] == 0 || unwritable(s) || deadline >= PASSED)
 #define gave_up(s) (s == VSOCK && gone[s] && !write_closed[s])
-#define trouble(s) (give_up == 0 && \
-	(err[s] && has(ROOM_ERROR) || PAIRED && gave_up(s) && has(ROOM_PROBE)))
-#define last(s) (ended[other(s)] || give_up >= PASSED || failure == s + 1)
+#define trouble(s) (deadline == 0 && err[s] && has(ROOM_ERROR))
+#define last(s) (ended[other(s)] || deadline >= PASSED || failure == s + 1)
 #define news(s) (has(WATCHING) && (err[s] || hup(s) && !write_closed[s] || \
 	has(PROBE) && gave_up(s) && (PAIRED || late)))
 #define delivered(s) (s == VSOCK || out[s] == 0 || dead[s] || !has(DELIVERY))
-#define settled (give_up >= PASSED || delivered(TCP) && delivered(VSOCK))
+#define settled (deadline >= PASSED || delivered(TCP) && delivered(VSOCK))
 
 #define idle(s) (at[s] == RECV && !readable(s) || at[s] == WATCH && !last(s) && !news(s) || \
 	at[s] == ROOM && !room(other(s)) && !trouble(s) || at[s] == ALL && !settled || at[s] == DONE)
@@ -86,13 +84,15 @@ end:	do
  * not at all. What threads may wait for without end is peers in order. */
 proctype time() {
 end:	do
-	:: atomic { all_idle && give_up == RUNNING ->
-		give_up = PASSED; slow[TCP] = slow[TCP] || keeps(TCP);
+	:: atomic { all_idle && deadline == RUNNING ->
+		deadline = PASSED; slow[TCP] = slow[TCP] || keeps(TCP);
 		slow[VSOCK] = slow[VSOCK] || keeps(VSOCK) }
-	:: atomic { all_idle && give_up == 0 && sixty -> late = true }
+	:: atomic { all_idle && deadline == 0 && sixty -> late = true }
 #ifndef NP /* the search for cycles */
-	:: atomic { all_idle && give_up != RUNNING && !sixty -> reached(9, true);
-		assert(give_up == 0 && !failed[TCP] && !failed[VSOCK] && !late) }
+	:: atomic { all_idle && deadline != RUNNING && !sixty -> reached(9, true);
+		/* What a peer that gave up has sent may wait for room without end. */
+		assert(deadline == 0 && !failed[TCP] && !late);
+		assert(!failed[VSOCK] || at[VSOCK] == ROOM && !err[VSOCK]) }
 #endif
 	od
 }
@@ -103,7 +103,7 @@ inline record(s, whose) {
 		:: else fi }
 }
 
-#define start_clock() give_up = (give_up == 0 -> RUNNING : give_up)
+#define start_clock() deadline = (deadline == 0 -> RUNNING : deadline)
 
 inline stream_reset(s) {
 	atomic { assert(!closed && (s == TCP || !owed(TCP) || in[VSOCK] == 0));
@@ -120,8 +120,8 @@ inline reset_both() /* the client first, which may be either */ {
 	:: stream_reset(VSOCK); stream_reset(TCP) fi
 }
 
-inline abort() {
-	if :: atomic { give_up != ABORTED -> give_up = ABORTED }; reset_both()
+inline relay_fail() {
+	if :: atomic { deadline != ABORTED -> deadline = ABORTED }; reset_both()
 	:: else fi
 }
 
@@ -146,32 +146,34 @@ inline look(s) {
 
 proctype direction(bit from, to) {
 	byte error;
-	bool held, hung, seen; /* seen: trouble of `from` while there was no room in `to` */
+	bool held, hung;
 
 copy_run:
-	if :: atomic { give_up >= PASSED -> goto overdue }
-	:: atomic { else -> at[from] = RECV } fi;
+	at[from] = RECV;
 	atomic { readable(from) -> assert(!closed); at[from] = 0; /* recv(2), splice(2) */
 		if :: in[from] > 0 && !(from == VSOCK && rshut[from]) -> in[from]--; held = true
 		:: in[from] == 0 && err[from] && (from == VSOCK || !fin[from]) ->
 			error = err[from]; err[from] = 0; goto read_failed
 		:: (from == TCP -> in[from] == 0 && (fin[from] || !err[from]) :
 			in[from] == 0 || rshut[from]) -> /* vsock may keep an error back */
-			error = (has(OWN_TROUBLE) -> seen * RESET : 0); goto read_failed fi };
-deliver: /* the look at give_up may be older than what send(2) finds */
+			goto read_failed fi };
+deliver: /* the look at deadline may be older than what send(2) finds */
 	atomic { assert(!closed);
-		if :: give_up >= PASSED -> goto overdue
+		if :: deadline >= PASSED -> goto overdue
 		:: unwritable(to) -> error = (to == TCP && err[to] -> err[to] : BROKEN);
 			err[to] = (to == TCP -> 0 : err[to]); goto write_failed
 		:: !unwritable(to) && out[to] == 0 -> out[to]++; held = false; goto copy_run
 		:: !room(to) -> at[from] = ROOM fi };
 	if /* wait_for_room() */
 	:: atomic { room(to) -> at[from] = 0 }
-	:: atomic { !room(to) && trouble(from) -> at[from] = 0; seen = true; start_clock() } fi;
+	:: atomic { !room(to) && trouble(from) -> at[from] = 0; start_clock() } fi;
 	goto deliver;
 overdue:
 	atomic { assert(!held || !owed(to)); held = false;
-		error = (seen || !has(OWN_TROUBLE) -> RESET : 0); goto read_failed };
+		error = (has(OWN_TROUBLE) -> err[from] : RESET); err[from] = 0 }; /* SO_ERROR */
+	if :: error != 0; record(from, from + 1)
+	:: else fi;
+	goto watch;
 
 write_failed: /* run_direction() from here on */
 	atomic { assert(!held || !owed(to)); held = false };
@@ -184,8 +186,8 @@ read_failed: /* or an end-of-file */
 	if :: atomic { error == 0 && has(LOOK) }; look(from)
 	:: error != 0; record(from, from + 1)
 	:: else fi;
-	if /* pass_on() */
-	:: atomic { (failure == 0 || !has(RECORD_LOOK)) && give_up < PASSED };
+	if /* pass_on_eof() */
+	:: atomic { failure == 0 || !has(RECORD_LOOK) };
 		if :: atomic { PAIRED && to == VSOCK && gone[to] && has(LOOK_AHEAD) }
 		:: else;
 			write_closed[to] = write_closed[to] || has(NOTE_FIRST);
@@ -205,11 +207,11 @@ watch:
 	od;
 	if :: atomic { failure == 0 && has(LAST_LOOK) }; look(from)
 	:: else fi;
-finish: /* end_all() */
+finish: /* end_both() */
 	atomic { error = 0; ended[from] = true };
 	if :: atomic { failure != 0 -> start_clock(); at[from] = ALL };
 		atomic { settled -> at[from] = 0 };
-		abort()
+		relay_fail()
 	:: else fi;
 	at[from] = DONE
 }
@@ -218,8 +220,8 @@ proctype outside() /* the main thread's relay_fail(); from then on nobody is owe
 end:	atomic { STOP && !locked && !unlisted -> locked = true; stopped = true;
 		hurt[TCP] = true; hurt[VSOCK] = true; slow[TCP] = true; slow[VSOCK] = true;
 		failed[TCP] = false; failed[VSOCK] = false };
-	if :: has(RECORD_FIRST); record(TCP, OUTSIDE); abort()
-	:: else; reset_both(); record(TCP, OUTSIDE); give_up = ABORTED fi;
+	if :: has(RECORD_FIRST); record(TCP, OUTSIDE); relay_fail()
+	:: else; reset_both(); record(TCP, OUTSIDE); deadline = ABORTED fi;
 	locked = false
 }
 
@@ -230,7 +232,7 @@ init {
 	atomic { !locked || !has(LIST_LOCK) -> unlisted = true };
 	atomic { closed = true; /* close(2): with a failure it resets TCP */
 		assert(failure != 0 || !failed[TCP] && !failed[VSOCK]);
-		assert(failure == 0 || give_up == ABORTED && (hurt[TCP] || hurt[VSOCK]));
+		assert(failure == 0 || deadline == ABORTED && (hurt[TCP] || hurt[VSOCK]));
 		assert(failure != 0 || fin[TCP] && fin[VSOCK] && wshut[TCP] && wshut[VSOCK]);
 		assert((!owed(TCP) || in[VSOCK] == 0 && (out[TCP] == 0 || failure == 0)) &&
 			(!owed(VSOCK) || in[TCP] == 0));
