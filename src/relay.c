@@ -136,7 +136,7 @@ run_direction(void *argument)
 		record(relay, d->to_error, error);
 		/* It may have answered before, which the opposite direction
 		 * hands out. These don't tell that it is gone. */
-		if (error == ENOMEM || error == ENOBUFS)
+		if (error == ENOMEM || error == ENOBUFS || error == EIO)
 			end_both(relay);
 		error = 0;
 	} else if (end == COPY_OVER) {

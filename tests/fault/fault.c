@@ -28,8 +28,9 @@
 #define WRAP_IO(call, type, name, parameters, arguments, socket) \
 	WRAPPED(type, name, parameters)                          \
 	{                                                        \
-		int how = due(call);                             \
+		int saved = errno, how = due(call);              \
                                                                  \
+		errno = saved; /* a success leaves it */         \
 		if (how == FAULT_NOTHING)                        \
 			return 0;                                \
 		if (how > 0) {                                   \
