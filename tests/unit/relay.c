@@ -42,6 +42,8 @@ ssize_t __wrap_splice(int in, off_t *in_offset, int out, off_t *out_offset,
 
 bool __real_stream_gone(int fd);
 bool __wrap_stream_gone(int fd);
+bool __real_stream_delivered(int fd);
+bool __wrap_stream_delivered(int fd);
 
 /* What goes wrong. Set before the relay starts. */
 static struct {
@@ -58,6 +60,10 @@ static struct {
 } faults;
 /* A vsock peer that has closed both ways, as far as the relay can see. */
 static _Atomic int gone_fd;
+/* There is no use in waiting for room any more. */
+static atomic_bool deadline_passed;
+/* What was sent on this has not arrived. */
+static _Atomic int undelivered_fd;
 /* How many seconds the relay's clock is ahead. */
 static _Atomic int seconds_ahead;
 static _Atomic int reads_left;
@@ -172,6 +178,12 @@ __wrap_stream_gone(int fd)
 	return fd == gone_fd || fd == faults.send_fd;
 }
 
+bool
+__wrap_stream_delivered(int fd)
+{
+	return fd != undelivered_fd && __real_stream_delivered(fd);
+}
+
 int
 __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 {
@@ -210,7 +222,9 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 	if (!lacks_room)
 		return __real_poll(fds, count, timeout);
 	without_room[fds->fd]++;
-	status = __real_poll(fds, count, timeout);
+	do
+		status = __real_poll(fds, count, 10);
+	while (status == 0 && !deadline_passed && (timeout -= 10) > 0);
 	without_room[fds->fd]--;
 	return status;
 }
@@ -376,8 +390,9 @@ prepare(size_t which)
 	relay.before = 0;
 	memset(&faults, 0, sizeof(faults));
 	faults.read_fd = faults.shutdown_fd = faults.stolen_fd = -1;
-	faults.send_fd = gone_fd = -1;
+	faults.send_fd = gone_fd = undelivered_fd = -1;
 	seconds_ahead = 0;
+	deadline_passed = false;
 	reads_left = 1;
 	polls = 0;
 	for (size_t i = 0; i < LENGTH(largest); i++)
@@ -949,6 +964,7 @@ pass_last_seconds(void)
 	now = (uint64_t)now_ms();
 	assert_in_range(relay.relay.deadline, now + 5000, now + 10000);
 	relay.relay.deadline = now;
+	deadline_passed = true;
 }
 
 static void
@@ -1219,7 +1235,11 @@ test_sent_before_reset(void **state)
 	 * being sent, and what a slow reader has not taken yet. */
 	(void)state;
 	for_each(check_early_answer);
-	for_each(check_answer_to_slow);
+	for (size_t i = 0; i < LENGTH(ways); i++) {
+		prepare(i);
+		check_answer_to_slow(&sides[i % 2]);
+		finish();
+	}
 }
 
 static void
@@ -1360,18 +1380,15 @@ check_gone(const struct side *side)
 static void
 check_gone_undelivered(const struct side *side)
 {
-	size_t sent, count;
-
 	gone_fd = side->pair->ours;
+	undelivered_fd = side->opposite->ours;
 	start();
-	sent = fill_connection(side->pair->peer, side->opposite->ours);
 	half_close(side->pair->peer);
-	AWAIT(without_room[side->opposite->ours] == 1);
+	assert_end(side->opposite->peer);
 	seconds_ahead = 100;
-	assert_int_equal(read_to_end(side->opposite->peer, &count), 0);
-	assert_int_equal(count, sent);
+	pause_ms(50);
 	assert_int_equal(relay.relay.failure, 0);
-	assert_int_equal(write_all(side->opposite->peer, "answer", 6), 0);
+	undelivered_fd = -1;
 	AWAIT(atomic_fetch_add(&seconds_ahead, 30) > 0 &&
 	      relay.relay.failure != 0);
 	assert_true(wait_for(side->opposite->peer, 0));
