@@ -80,7 +80,8 @@ hidden_error(struct direction *d, int ms)
 	struct pollfd state = {.fd = d->from};
 	int error = 0;
 
-	(void)poll(&state, 1, ms);
+	while (poll(&state, 1, ms) == -1)
+		continue;
 	if (state.revents & POLLERR)
 		error = stream_error(d->from);
 	/* A TCP socket that we have not shut down hangs up only by a reset. */

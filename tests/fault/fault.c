@@ -33,8 +33,7 @@
 		errno = saved; /* a success leaves it */         \
 		if (how == FAULT_NOTHING)                        \
 			return 0;                                \
-		if (how > 0) {                                   \
-			lose(socket, how);                       \
+		if (how > 0 && lose(socket, how)) {              \
 			errno = how;                             \
 			return -1;                               \
 		}                                                \
@@ -73,18 +72,27 @@ due(enum fault_call call)
 }
 
 int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __real_getsockname(int fd, struct sockaddr *address, socklen_t *length);
 int __real_shutdown(int fd, int side);
 
-/* A connection that has gone, as the program was just told, has gone. */
-static void
+/* A connection that has gone, as the program will be told, has gone. Returns
+ * false for what no kernel says: vsock always shuts down. */
+static bool
 lose(int fd, int error)
 {
 	static const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+	struct sockaddr_storage own = {0};
+	socklen_t length = sizeof(own);
 
-	if (fd != -1 &&
-	    (error == EPIPE || error == ECONNRESET || error == ENOTCONN) &&
-	    __real_connect(fd, &nowhere, sizeof(nowhere)) == -1)
-		(void)__real_shutdown(fd, SHUT_RDWR); /* vsock */
+	if (fd == -1 ||
+	    (error != EPIPE && error != ECONNRESET && error != ENOTCONN))
+		return true;
+	(void)__real_getsockname(fd, (struct sockaddr *)&own, &length);
+	if (own.ss_family != AF_VSOCK)
+		(void)__real_connect(fd, &nowhere, sizeof(nowhere));
+	else if (error != ENOTCONN)
+		(void)__real_shutdown(fd, SHUT_RDWR);
+	return own.ss_family != AF_VSOCK || error != ENOTCONN;
 }
 
 WRAP(FAULT_ACCEPT4, int, accept4,
