@@ -18,7 +18,7 @@
 #define STACK_SIZE 131072
 #endif
 
-#define WATCH_MS 500
+#define WATCH_MS 900
 #define GONE_MS 60000 /* what TCP gives a socket that nobody has any more */
 
 struct direction {

@@ -40,7 +40,7 @@ is_reset(const char *line)
 	return (strstr(line, " end=client-error ") != NULL ||
 		   strstr(line, " end=upstream-error ") != NULL) &&
 	       (strstr(line, "\"Connection reset by peer\"") != NULL ||
-		   strstr(line, "\"Broken pipe\"") != NULL);
+		   strstr(line, "\"the peer gave up\"") != NULL);
 }
 
 static void

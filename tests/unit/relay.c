@@ -198,7 +198,7 @@ __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-	bool watches = count == 1 && fds->events == 0 && timeout == 500;
+	bool watches = count == 1 && fds->events == 0 && timeout == 900;
 	bool lacks_room = timeout == 1000 && fds->events == POLLOUT;
 	int status;
 
@@ -213,7 +213,7 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 			status = __real_poll(NULL, 0, 10);
 		else if (faults.shutdown_error == EIO || gone_fd != -1)
 			/* nothing happens that poll(2) could tell */
-			status = __real_poll(fds, 1, timeout / 50);
+			status = __real_poll(fds, 1, timeout / 90);
 		else
 			status = __real_poll(fds, 1, 2 * DEADLINE_S * 1000);
 		watching--;
