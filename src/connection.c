@@ -118,6 +118,7 @@ run_connection(void *argument)
 {
 	struct connection *c = argument;
 	bool to_vsock = settings.listens_on_tcp;
+	unsigned user_timeout = settings.user_timeout;
 	int upstream = dial_upstream(c);
 
 	pthread_mutex_lock(&lock);
@@ -127,8 +128,10 @@ run_connection(void *argument)
 	c->end = c->upstream[0] == '-' ? END_NO_TARGET : END_NO_UPSTREAM;
 	pthread_mutex_unlock(&lock);
 	if (upstream != -1) {
-		stream_user_timeout(c->relay.client, settings.user_timeout);
-		stream_user_timeout(upstream, settings.user_timeout);
+		if (user_timeout != 0) {
+			stream_user_timeout(c->relay.client, user_timeout);
+			stream_user_timeout(upstream, user_timeout);
+		}
 		log_line(LEVEL_DEBUG,
 		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
 		    c->number, c->upstream, c->target);

@@ -78,6 +78,16 @@ expect_news(int manager, const char *wanted)
 	assert_string_equal(text, wanted);
 }
 
+/* Starts a program that a manager waits for. */
+static struct program *
+start_managed(uint16_t port, char *const *env)
+{
+	return program_start(&(struct program_options){.side = HOST,
+	    .name = "ip-to-vsock",
+	    .args = ARGS("-i", harness_text("127.0.0.1:%u", port), "-v", "1:7"),
+	    .env = env});
+}
+
 static void
 test_notify(void **state)
 {
@@ -87,11 +97,7 @@ test_notify(void **state)
 	int manager = listen_for_news(*state, &env[0]);
 	unsigned junk = fill_queue(manager);
 	uint16_t port = network_tcp_port();
-	struct program *p = program_start(&(struct program_options){
-	    .side = HOST,
-	    .name = "ip-to-vsock",
-	    .args = ARGS("-i", harness_text("127.0.0.1:%u", port), "-v", "1:7"),
-	    .env = env});
+	struct program *p = start_managed(port, env);
 
 	/* It can't say anything yet, and would never listen, if it had to say
 	 * so first. */
@@ -116,11 +122,7 @@ test_notify_hangs(void **state)
 	int manager = listen_for_news("@tcp-proxy-test-hangs", &env[0]);
 	unsigned junk = fill_queue(manager);
 	uint16_t port = network_tcp_port();
-	struct program *p = program_start(&(struct program_options){
-	    .side = HOST,
-	    .name = "ip-to-vsock",
-	    .args = ARGS("-i", harness_text("127.0.0.1:%u", port), "-v", "1:7"),
-	    .env = env});
+	struct program *p = start_managed(port, env);
 
 	(void)state;
 	program_wait_tcp(p, port);

@@ -1314,6 +1314,16 @@ assert_deadline(void)
 	assert_false(copy_is_over(&copy.deadline));
 }
 
+/* The deadline passes: the copy ends, and has moved so much. */
+static void
+assert_over(uint64_t moved)
+{
+	copy.deadline = 1;
+	end();
+	assert_int_equal(copy.end, COPY_OVER);
+	assert_int_equal(copy.moved, moved);
+}
+
 static void
 test_reset_while_waiting(void **state)
 {
@@ -1341,10 +1351,7 @@ test_reset_while_waiting(void **state)
 			    take_error(copy.from.ours), i % 2 == 0 ? 0 : EPIPE);
 			assert_int_equal(copy.moved, stuck.before + stuck.size);
 		} else {
-			copy.deadline = 1;
-			end();
-			assert_int_equal(copy.end, COPY_OVER);
-			assert_int_equal(copy.moved, stuck.before);
+			assert_over(stuck.before);
 		}
 		finish();
 	}
@@ -1373,10 +1380,7 @@ test_reset_while_splicing(void **state)
 		assert_deadline();
 		seconds = (seconds + now_ms()) / 1000;
 		assert_in_range(calls.splice_out.count - before, 0, seconds);
-		copy.deadline = 1;
-		end();
-		assert_int_equal(copy.end, COPY_OVER);
-		assert_int_equal(copy.moved, stuck.before);
+		assert_over(stuck.before);
 		finish();
 	}
 }

@@ -1242,15 +1242,22 @@ test_sent_before_reset(void **state)
 	}
 }
 
+/* Starts; then writing to this side fails. */
+static void
+start_unwritable(const struct side *side, int error)
+{
+	start();
+	assert_passes(side->opposite->peer, side->pair->peer, "hello");
+	faults.send_fd = side->pair->ours;
+	faults.send_error = error;
+	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+}
+
 static void
 check_reads_no_more(const struct side *side)
 {
 	/* As a vsock peer that has shut down reading: it may send on. */
-	start();
-	assert_passes(side->opposite->peer, side->pair->peer, "hello");
-	faults.send_fd = side->pair->ours;
-	faults.send_error = EPIPE;
-	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	start_unwritable(side, EPIPE);
 	AWAIT(relay.relay.failure != 0);
 	for (int i = 0; i < 3; i++)
 		assert_passes(side->pair->peer, side->opposite->peer, "yes");
@@ -1272,11 +1279,7 @@ test_reads_no_more(void **state)
 static void
 check_write_error(const struct side *side)
 {
-	start();
-	assert_passes(side->opposite->peer, side->pair->peer, "hello");
-	faults.send_fd = side->pair->ours;
-	faults.send_error = ENOBUFS;
-	assert_int_equal(write_all(side->opposite->peer, "x", 1), 0);
+	start_unwritable(side, ENOBUFS);
 	assert_reset(side->opposite->peer);
 	assert_reset(side->pair->peer);
 	assert_ends(side->error, ENOBUFS);
