@@ -276,8 +276,7 @@ bridge_expect_service(const struct bridge *b)
 	assert_true(program_runs(b->last));
 	bridge_pair(b, &client, &upstream);
 	traffic_echo(client, upstream);
-	close(client);
-	close(upstream);
+	traffic_end_pair(client, upstream);
 }
 
 size_t

@@ -328,16 +328,6 @@ strict_exchange(int client, int upstream, uint64_t size)
 }
 
 void
-strict_end_pair(int client, int upstream)
-{
-	traffic_half_close(client);
-	traffic_expect_eof(upstream);
-	close(upstream);
-	traffic_expect_eof(client);
-	close(client);
-}
-
-void
 strict_sort_ends(
     const struct bridge *b, int client, int upstream, int *tcp, int *vsock)
 {

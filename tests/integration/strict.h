@@ -108,11 +108,6 @@ int strict_black_hole(
 /* Both ends send a stream, receive the other's, and end. */
 void strict_exchange(int client, int upstream, uint64_t size);
 
-/* The client ends, then the upstream, as a pair of these programs does: on
- * vsock, who closes both ways before the other has ended gives up. Closes both.
- */
-void strict_end_pair(int client, int upstream);
-
 /* The end of a bridge of one program that is on TCP, and the other. */
 void strict_sort_ends(const struct bridge *bridge, int client, int upstream,
     int *tcp, int *vsock);

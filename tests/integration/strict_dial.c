@@ -70,8 +70,7 @@ expect_success(struct program *p, uint32_t port, unsigned number,
 	const char *line;
 
 	traffic_echo(client, server);
-	close(client);
-	close(server);
+	traffic_end_pair(client, server);
 	line = strict_expect_end(p, number, "eof", NULL);
 	strict_expect_value(line, "upstream", upstream);
 	return line;

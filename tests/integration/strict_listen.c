@@ -304,8 +304,7 @@ expect_client(struct program *p, unsigned number, const char *address,
 	const char *name = strict_own_name(client);
 
 	traffic_echo(client, upstream);
-	close(client);
-	close(upstream);
+	traffic_end_pair(client, upstream);
 	strict_expect_value(
 	    strict_expect_end(p, number, "eof", NULL), "client", name);
 }

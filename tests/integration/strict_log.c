@@ -338,8 +338,7 @@ end_one(const struct bridge *b)
 
 	bridge_pair(b, &client, &upstream);
 	traffic_echo(client, upstream);
-	close(client);
-	close(upstream);
+	traffic_end_pair(client, upstream);
 	assert_int_equal(program_wait_threads(b->first, 1), 1);
 }
 

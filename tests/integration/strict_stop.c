@@ -257,8 +257,7 @@ test_stop_while_dialling(void **state)
 	close(filler);
 	upstream = network_accept(b.listener);
 	traffic_echo(client, upstream);
-	close(client);
-	close(upstream);
+	traffic_end_pair(client, upstream);
 	expect_stopped(
 	    b.first, harness_text("%s eof=1 up=11 down=8", probed(&b, 1)));
 	/* And if the upstream never answers. */
@@ -294,7 +293,7 @@ test_stop_before_preamble(void **state)
 	    late, bytes, bridge_preamble(TARGET_IPV4, b.upstream_port, bytes));
 	upstream = bridge_accept(&b);
 	traffic_echo(late, upstream);
-	strict_end_pair(late, upstream);
+	traffic_end_pair(late, upstream);
 	assert_true(program_runs(b.first));
 	traffic_half_close(silent);
 	traffic_expect_end(silent);
@@ -317,8 +316,7 @@ test_stop_while_full(void **state)
 	traffic_expect_end(late);
 	assert_false(network_pending(b.listener));
 	traffic_echo(client, upstream);
-	close(client);
-	close(upstream);
+	traffic_end_pair(client, upstream);
 	expect_stopped(
 	    b.first, harness_text("%s eof=1 up=11 down=8", probed(&b, 1)));
 }
@@ -491,7 +489,7 @@ test_counters(void **state)
 		up + 22, down + 16));
 	assert_in_range(program_log_number(line, "longest-ms"), ms,
 	    harness_now_ms() - begin);
-	strict_end_pair(clients[0], upstreams[0]);
+	traffic_end_pair(clients[0], upstreams[0]);
 	strict_expect_end(b.first, 7, "eof", NULL);
 	line = strict_count_now(b.first,
 	    harness_text("accepted=8 active=1 no-target=2 no-upstream=1 eof=2 "

@@ -101,8 +101,7 @@ test_port_kept(void **state)
 		const char *line;
 
 		traffic_echo(client, upstream);
-		close(client);
-		close(upstream);
+		traffic_end_pair(client, upstream);
 		line = strict_expect_end(p, i, "eof", NULL);
 		strict_expect_value(
 		    line, "upstream", harness_text("1:%u", vsock_port));
@@ -233,7 +232,7 @@ expect_understood(const struct bridge *b, int listener, const uint8_t *preamble,
 		dribble(client, bytes + size, sizeof(DATA), 3);
 	traffic_expect(upstream, DATA, sizeof(DATA));
 	traffic_echo(client, upstream);
-	strict_end_pair(client, upstream);
+	traffic_end_pair(client, upstream);
 }
 
 /* Makes an IPv6 preamble of the IPv4 target. */

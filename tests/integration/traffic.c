@@ -194,6 +194,16 @@ traffic_expect_eof(int fd)
 		    (unsigned long long)dropped);
 }
 
+void
+traffic_end_pair(int client, int upstream)
+{
+	traffic_half_close(client);
+	traffic_expect_eof(upstream);
+	close(upstream);
+	traffic_expect_eof(client);
+	close(client);
+}
+
 bool
 traffic_readable(int fd, int ms)
 {

@@ -41,6 +41,11 @@ void traffic_reset(int fd);
 /* Expects end-of-file, and no byte before it. */
 void traffic_expect_eof(int fd);
 
+/* The client ends, then the upstream, as a pair of these programs does: on
+ * vsock, who closes both ways before the other has ended gives up. Closes both.
+ */
+void traffic_end_pair(int client, int upstream);
+
 /* Expects the end, of whichever kind, and no byte before it. */
 void traffic_expect_end(int fd);
 
