@@ -121,10 +121,9 @@ address_unmap(struct address *address)
 
 	if (address->any.sa_family != AF_INET6)
 		return;
-	if (IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr))
-		*address = address_ip(AF_INET, bytes + 12, port);
-	else
-		*address = address_ip(AF_INET6, bytes, port);
+	*address = IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr)
+		       ? address_ip(AF_INET, bytes + 12, port)
+		       : address_ip(AF_INET6, bytes, port);
 }
 
 void

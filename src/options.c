@@ -5,12 +5,12 @@
 #include "log.h"
 #include "service.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_OPTIONS 16
+#define HINT "\n\nFor more information, try '--help'.\n"
 
 struct settings settings = {.connect_timeout = 10,
     .preamble_timeout = 10,
@@ -73,18 +73,8 @@ struct parser {
 	size_t count;
 };
 
-__attribute__((format(printf, 1, 2))) _Noreturn static void
-usage_error(const char *format, ...)
-{
-	va_list arguments;
-
-	(void)fputs("error: ", stderr);
-	va_start(arguments, format);
-	(void)vfprintf(stderr, format, arguments);
-	va_end(arguments);
-	(void)fputs("\n\nFor more information, try '--help'.\n", stderr);
-	exit(2);
-}
+#define USAGE_ERROR(format, ...) \
+	((void)fprintf(stderr, "error: " format HINT, __VA_ARGS__), exit(2))
 
 /* Ends after --help or --version. */
 _Noreturn static void
@@ -166,7 +156,7 @@ take(struct parser *p, size_t index, const char *value)
 	if (o->type <= OPTION_REQUIRED)
 		expected = address_forms[o->type];
 	if (o->metavar == NULL && value != NULL)
-		usage_error("unexpected value '%s' for '%s': expected none",
+		USAGE_ERROR("unexpected value '%s' for '%s': expected none",
 		    value, form);
 	if (o->type == OPTION_HELP)
 		print_help(p);
@@ -175,14 +165,14 @@ take(struct parser *p, size_t index, const char *value)
 		end_of_output();
 	}
 	if (o->metavar != NULL && value == NULL)
-		usage_error("no value for '%s': expected %s", form, expected);
+		USAGE_ERROR("no value for '%s': expected %s", form, expected);
 	if (p->seen[index] && value == NULL)
-		usage_error("'%s' is given twice: expected once", form);
+		USAGE_ERROR("'%s' is given twice: expected once", form);
 	if (p->seen[index])
-		usage_error("'%s' is given twice, now with '%s': expected once",
+		USAGE_ERROR("'%s' is given twice, now with '%s': expected once",
 		    form, value);
 	if (!parse_value(o, value))
-		usage_error("invalid value '%s' for '%s': expected %s", value,
+		USAGE_ERROR("invalid value '%s' for '%s': expected %s", value,
 		    form, expected);
 	p->seen[index] = true;
 }
@@ -209,7 +199,7 @@ find(const struct parser *p, const char *argument, const char **value)
 			*value = NULL;
 		return i;
 	}
-	usage_error("unexpected argument '%s': expected an option", argument);
+	USAGE_ERROR("unexpected argument '%s': expected an option", argument);
 }
 
 void
@@ -240,18 +230,18 @@ options_parse(const char *program, const struct option *table, int argc,
 		take(&p, index, value);
 	}
 	if (listeners != NULL && strcmp(listeners, "1") != 0)
-		usage_error("LISTEN_FDS is '%s': expected 1", listeners);
+		USAGE_ERROR("LISTEN_FDS is '%s': expected 1", listeners);
 	settings.listener_passed = listeners != NULL;
 	for (size_t i = 0; i < p.count; i++) {
 		const struct option *o = p.options[i];
 		bool passed = listeners != NULL && o->type <= OPTION_LISTEN;
 
 		if (passed && p.seen[i])
-			usage_error("'%s' is given, and a listener was passed "
+			USAGE_ERROR("'%s' is given, and a listener was passed "
 				    "(LISTEN_FDS): expected one of them",
 			    long_form(o));
 		if (o->type <= OPTION_REQUIRED && !passed && !p.seen[i])
-			usage_error("'%s' is missing: expected %s",
+			USAGE_ERROR("'%s' is missing: expected %s",
 			    long_form(o), address_forms[o->type]);
 	}
 }
