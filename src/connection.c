@@ -36,12 +36,10 @@ static dial_function *dial_upstream;
 static pthread_attr_t attr;     /* of threads */
 static struct copy_way ways[2]; /* to TCP, to vsock */
 static int freed;               /* eventfd(2): count fell below limit */
-static struct connection spare; /* when there is no memory, to say so */
-static atomic_uint logging;     /* not alive any more, nor logged */
+static atomic_uint count, limit;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for these: */
 static struct connection all = {.next = &all, .previous = &all};
-static unsigned count, limit;
 static uint64_t accepted, ended[ENDS], up, down; /* up, down: of the ended */
 
 int
@@ -65,23 +63,22 @@ connection_connect(struct connection *c, const struct address *upstream)
 	return fd;
 }
 
-/* stopped: instead of how it ended. Its thread may be dialling then. */
 static void
-log_connection(const struct connection *c, bool stopped)
+log_connection(const struct connection *c)
 {
 	char client[ADDRESS_TEXT_SIZE];
-	unsigned end = stopped ? END_STOPPED : c->end;
-	bool dialling = stopped && c->relay.upstream == -1;
-	const char *reason = stopped || end == RELAY_EOF ? NULL : c->reason;
+	bool stopped = c->end == END_STOPPED, eof = c->end == RELAY_EOF;
+	bool dialling = stopped && c->relay.upstream == -1; /* maybe still */
+	const char *reason = stopped || eof ? NULL : c->reason;
 
 	address_format(&c->peer, client, sizeof(client));
-	log_line(end == RELAY_EOF ? LEVEL_INFO : LEVEL_WARN,
+	log_line(eof ? LEVEL_INFO : LEVEL_WARN,
 	    "msg=%s conn=%" PRIu64 " client=%s upstream=%s target=%s "
 	    "up=%" PRIu64 " down=%" PRIu64 " ms=%" PRIu64 " end=%s%s%s%s",
-	    end == RELAY_EOF ? "closed" : "failed", c->number, client,
+	    eof ? "closed" : "failed", c->number, client,
 	    dialling ? "-" : c->upstream, dialling ? "-" : c->target,
 	    c->relay.up, c->relay.down, clock_ms() - c->accepted,
-	    end_words[end], reason != NULL ? " reason=\"" : "",
+	    end_words[c->end], reason != NULL ? " reason=\"" : "",
 	    reason != NULL ? reason : "", reason != NULL ? "\"" : "");
 }
 
@@ -98,19 +95,14 @@ end_connection(struct connection *c)
 	ended[c->end]++;
 	up += c->relay.up;
 	down += c->relay.down;
-	logging++;
 	pthread_mutex_unlock(&lock);
 	close(c->relay.client);
 	if (c->relay.upstream != -1)
 		close(c->relay.upstream);
-	log_connection(c, false);
-	if (c != &spare)
-		free(c);
-	logging--;
-	pthread_mutex_lock(&lock);
-	if (count-- == limit)
+	log_connection(c);
+	free(c);
+	if (atomic_fetch_sub(&count, 1) == limit)
 		(void)eventfd_write(freed, 1); /* it can't be full */
-	pthread_mutex_unlock(&lock);
 }
 
 static void *
@@ -118,7 +110,6 @@ run_connection(void *argument)
 {
 	struct connection *c = argument;
 	bool to_vsock = settings.listens_on_tcp;
-	unsigned user_timeout = settings.user_timeout;
 	int upstream = dial_upstream(c);
 
 	pthread_mutex_lock(&lock);
@@ -128,10 +119,6 @@ run_connection(void *argument)
 	c->end = c->upstream[0] == '-' ? END_NO_TARGET : END_NO_UPSTREAM;
 	pthread_mutex_unlock(&lock);
 	if (upstream != -1) {
-		if (user_timeout != 0) {
-			stream_user_timeout(c->relay.client, user_timeout);
-			stream_user_timeout(upstream, user_timeout);
-		}
 		log_line(LEVEL_DEBUG,
 		    "msg=connected conn=%" PRIu64 " upstream=%s target=%s",
 		    c->number, c->upstream, c->target);
@@ -146,10 +133,9 @@ run_connection(void *argument)
 }
 
 int
-connection_open(dial_function *dial, unsigned most)
+connection_open(dial_function *dial)
 {
 	dial_upstream = dial;
-	limit = most;
 	(void)pthread_attr_init(&attr); /* can't fail; nor those: */
 	(void)pthread_attr_setstacksize(&attr, STACK_SIZE);
 	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
@@ -165,24 +151,16 @@ connection_open(dial_function *dial, unsigned most)
 unsigned
 connection_count(unsigned new_limit)
 {
-	unsigned result;
-
-	pthread_mutex_lock(&lock);
-	limit = new_limit;
-	result = count;
-	pthread_mutex_unlock(&lock);
-	return result;
+	limit = new_limit; /* first: count may reach it from now on */
+	return count;
 }
 
 int
-connection_start(int fd, const struct address *peer)
+connection_start(struct connection *c, int fd, const struct address *peer)
 {
-	struct connection *c = malloc(sizeof(*c));
-	int error = c == NULL ? ENOMEM : 0;
 	pthread_t thread;
+	int error;
 
-	if (c == NULL)
-		c = &spare;
 	pthread_mutex_lock(&lock);
 	*c = (struct connection){.next = all.next,
 	    .previous = &all,
@@ -196,8 +174,7 @@ connection_start(int fd, const struct address *peer)
 	all.next = c->next->previous = c;
 	count++;
 	pthread_mutex_unlock(&lock);
-	if (error == 0)
-		error = pthread_create(&thread, &attr, run_connection, c);
+	error = pthread_create(&thread, &attr, run_connection, c);
 	if (error != 0) {
 		c->end = RELAY_NO_RESOURCES;
 		c->reason = stream_reason(AF_UNSPEC, error);
@@ -229,7 +206,7 @@ void
 connection_report(const char *message, bool is_end)
 {
 	uint64_t now = clock_ms(), oldest = now, all_up, all_down;
-	unsigned active = 0;
+	unsigned alive = 0;
 	char words[256] = "";
 	size_t length = 0;
 
@@ -240,13 +217,15 @@ connection_report(const char *message, bool is_end)
 		all_up += c->relay.up;
 		all_down += c->relay.down;
 		oldest = c->accepted; /* the last is the first */
-		active += !is_end;
-		ended[END_STOPPED] += is_end;
-		if (is_end)
-			log_connection(c, true);
+		alive++;
+		if (is_end) {
+			c->end = END_STOPPED;
+			ended[END_STOPPED]++;
+			log_connection(c);
+		}
 	}
 	/* Let others finish their lines; a log that nobody reads may wait. */
-	for (int i = 0; is_end && logging > 0 && i < 100; i++)
+	for (int i = 0; is_end && count > alive && i < 100; i++)
 		(void)poll(NULL, 0, 10);
 	for (unsigned i = 0; i < ENDS; i++)
 		length +=
@@ -257,5 +236,6 @@ connection_report(const char *message, bool is_end)
 	log_line(is_end ? LEVEL_INFO : LEVEL_ANY,
 	    "msg=%s accepted=%" PRIu64 " active=%u%s up=%" PRIu64
 	    " down=%" PRIu64 " longest-ms=%" PRIu64,
-	    message, accepted, active, words, all_up, all_down, now - oldest);
+	    message, accepted, is_end ? 0 : alive, words, all_up, all_down,
+	    now - oldest);
 }

@@ -42,15 +42,15 @@ int connection_connect(struct connection *c, const struct address *upstream);
 /* The rest is for the main thread, and not from signal handlers. */
 
 /* Call it once, first. Returns a descriptor that becomes readable when there
- * are fewer than `limit` connections again, or -1 with errno of eventfd(2). */
-int connection_open(dial_function *dial, unsigned limit);
+ * are fewer connections than the limit again, or -1, errno of eventfd(2). */
+int connection_open(dial_function *dial);
 
-/* Changes the limit. Returns how many connections there are. */
+/* Sets the limit. Returns how many connections there are. */
 unsigned connection_count(unsigned limit);
 
-/* Serves an accepted socket, and closes it. Returns 0, or an errno for want of
- * memory or threads: it is reset, and that is logged. */
-int connection_start(int fd, const struct address *peer);
+/* Serves an accepted socket, and closes it. c is of malloc(3), and freed here.
+ * Returns 0, or an errno for want of threads: it is reset, which is logged. */
+int connection_start(struct connection *c, int fd, const struct address *peer);
 
 /* Ends connections on which no byte has moved for so long. Call it often. */
 void connection_end_idle(uint64_t ms);

@@ -71,20 +71,25 @@ static void
 accept_client(void)
 {
 	struct address peer = {.length = sizeof(peer.in6)};
-	int fd;
+	struct connection *c;
+	int fd = -1;
 
 	if (connection_count(most) >= most) {
 		complain(LEVEL_WARN, "as many connections as are allowed");
 		full_until = clock_ms() + 1000;
 		return;
 	}
-	fd = accept4(listener, &peer.any, &peer.length, SOCK_CLOEXEC);
+	c = malloc(sizeof(*c)); /* first: without memory the client waits */
+	if (c != NULL)
+		fd = accept4(listener, &peer.any, &peer.length, SOCK_CLOEXEC);
 	if (fd != -1 && settings.listener_passed) /* it may have come before */
 		stream_prepare(fd, peer.any.sa_family);
-	if (fd == -1)
+	if (fd == -1) {
 		handle_accept_error(errno);
-	else if (connection_start(fd, &peer) != 0)
+		free(c);
+	} else if (connection_start(c, fd, &peer) != 0) {
 		paused_until = clock_ms() + PAUSE_MS;
+	}
 }
 
 static void
@@ -221,6 +226,7 @@ server_run(dial_function *dial)
 		limit = "--max-connections";
 	}
 	stream_vsock_buffer = settings.vsock_buffer;
+	stream_stall_ms = settings.user_timeout * 1000;
 	if (settings.upstream_has_port)
 		log_line(LEVEL_WARN, "msg=\"the port of --vsock is ignored\"");
 	open_listener(text, sizeof(text));
@@ -231,7 +237,7 @@ server_run(dial_function *dial)
 	(void)sigaddset(&set, SIGUSR1);
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
 	signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	freed = connection_open(dial, most);
+	freed = connection_open(dial);
 	if (signals == -1 || freed == -1) {
 		log_line(LEVEL_ERROR, "msg=\"cannot start\" reason=\"%s\"",
 		    stream_reason(AF_UNSPEC, errno));

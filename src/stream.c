@@ -17,11 +17,8 @@
 #define BACKLOG 4096 /* SOMAXCONN is 128 with musl; the kernel has its own */
 
 /* Only for options whose failure does no harm. */
-static void
-set_option(int fd, int level, int option, int value)
-{
-	(void)setsockopt(fd, level, option, &value, sizeof(value));
-}
+#define SET_OPTION(fd, level, option, value) \
+	((void)setsockopt(fd, level, option, &(value), sizeof(value)))
 
 /* Of socket(7); 0: it has none. */
 static int
@@ -34,26 +31,26 @@ get_option(int fd, int option)
 	return value;
 }
 
-unsigned stream_vsock_buffer;
+unsigned stream_vsock_buffer, stream_stall_ms;
 
 void
 stream_prepare(int fd, int family)
 {
+	const int on = 1, idle_s = 60, interval_s = 10, probes = 6;
 	uint64_t size = stream_vsock_buffer;
 
 	if (family != AF_VSOCK) {
 		(void)stream_complete(fd, false);
-		set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-		set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* lose nothing */
-		set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-		set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
-		set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
-		set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 6);
+		SET_OPTION(fd, IPPROTO_TCP, TCP_NODELAY, on);
+		SET_OPTION(fd, SOL_SOCKET, SO_OOBINLINE, on); /* lose nothing */
+		SET_OPTION(fd, SOL_SOCKET, SO_KEEPALIVE, on);
+		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_s);
+		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_s);
+		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
+		SET_OPTION(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, stream_stall_ms);
 	} else if (size != 0) { /* up to a maximum, which anybody may raise */
-		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE,
-		    &size, sizeof(size));
-		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, &size,
-		    sizeof(size));
+		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, size);
+		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, size);
 	}
 }
 
@@ -68,7 +65,7 @@ stream_listen(const struct address *address)
 	stream_prepare(fd, address->any.sa_family);
 	/* A restart need not wait for old connections to time out. */
 	if (address->any.sa_family != AF_VSOCK)
-		set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+		SET_OPTION(fd, SOL_SOCKET, SO_REUSEADDR, (int){1});
 	if (bind(fd, &address->any, address->length) == 0 &&
 	    listen(fd, BACKLOG) == 0)
 		return fd;
@@ -121,10 +118,10 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 	stream_prepare(fd, family);
 	/* vsock's own is 2 s; and of what is sent before the data. */
 	if (family == AF_VSOCK) {
-		(void)setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT,
-		    &limit, sizeof(limit));
-		(void)setsockopt(
-		    fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, limit);
+		SET_OPTION(fd, SOL_SOCKET, SO_SNDTIMEO, limit);
+	} else if (stream_stall_ms != 0) { /* would limit connect(2), too */
+		SET_OPTION(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int){0});
 	}
 	do { /* connect(2) itself may sleep on, see DESIGN.md */
 		error = connect(fd, &address->any, address->length);
@@ -143,6 +140,8 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 	}
 	if (error == 0 && family != AF_VSOCK && is_own_peer(fd))
 		error = ECONNREFUSED;
+	if (stream_stall_ms != 0)
+		SET_OPTION(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, stream_stall_ms);
 	(void)ioctl(fd, FIONBIO, &(int){0}); /* can't fail */
 	if (error != 0)
 		close(fd);
@@ -220,12 +219,6 @@ stream_error(int fd)
 	int error = get_option(fd, SO_ERROR);
 
 	return error == EPIPE ? ECONNRESET : error;
-}
-
-void
-stream_user_timeout(int fd, unsigned seconds)
-{
-	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)seconds * 1000);
 }
 
 int

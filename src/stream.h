@@ -7,10 +7,12 @@
 #pragma once
 #include "address.h"
 
-/* Bytes that a vsock socket takes in before its reader does, for those made
- * from now on (vsock(7), SO_VM_SOCKETS_BUFFER_SIZE); 0: the kernel's default.
- * Set before the first thread. */
-extern unsigned stream_vsock_buffer;
+/* For sockets made from now on; 0: as ever. Set before the first thread. How
+ * many bytes a vsock socket takes in before its reader does (vsock(7),
+ * SO_VM_SOCKETS_BUFFER_SIZE), and after how many milliseconds a TCP connection
+ * fails whose peer takes no data, or answers no keepalive (tcp(7),
+ * TCP_USER_TIMEOUT). */
+extern unsigned stream_vsock_buffer, stream_stall_ms;
 
 /* Binds and listens on a TCP or vsock address, with the longest backlog.
  * Returns the listener, or -1 with errno of socket(2), bind(2) or listen(2). */
@@ -48,10 +50,6 @@ int stream_local_address(int fd, struct address *address);
 /* Takes the error that a socket holds (SO_ERROR, which tells it once). EPIPE,
  * a reset that came after end-of-file, is ECONNRESET. Returns 0 for none. */
 int stream_error(int fd);
-
-/* Makes a TCP connection fail whose peer takes no data, or answers no
- * keepalive, for so long (tcp(7), TCP_USER_TIMEOUT); 0: as ever. Not vsock. */
-void stream_user_timeout(int fd, unsigned seconds);
 
 /* Whether the peer has acknowledged all that was sent, or can't any more. vsock
  * has nothing to ask: true. */

@@ -50,7 +50,6 @@ const char *__wrap_stream_original_destination(int fd, struct address *target);
 static struct {
 	int create_errors[2]; /* of the next pthread_create(3) */
 	_Atomic size_t creates;
-	int malloc_error;   /* of the next one */
 	bool false_clock;   /* it stands still */
 	void (*look)(void); /* called at the main thread's next look at it */
 	_Atomic int clock_ms;
@@ -63,7 +62,6 @@ static struct {
 	size_t stack_size; /* that was asked for, for the first thread */
 	bool created_detached;
 	struct copy_way up, down; /* of the last relay, and its sockets' */
-	int user_timeouts[2];
 	_Atomic unsigned connect_timeout;
 } calls;
 
@@ -118,11 +116,6 @@ __wrap_malloc(size_t size)
 	/* Where libc is static, all of its own are wrapped, too. */
 	if (size != sizeof(struct connection))
 		return __real_malloc(size);
-	if (calls.malloc_error != 0) {
-		errno = calls.malloc_error;
-		calls.malloc_error = 0;
-		return NULL;
-	}
 	memory = __real_malloc(size);
 	for (size_t i = 0; i < LENGTH(memories); i++) {
 		if (memories[i] == NULL) {
@@ -189,15 +182,9 @@ __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 void
 __wrap_relay_run(struct relay *relay, struct copy_way up, struct copy_way down)
 {
-	socklen_t length = sizeof(int);
-
 	pthread_mutex_lock(&record.lock);
 	calls.up = up;
 	calls.down = down;
-	(void)getsockopt(relay->client, IPPROTO_TCP, TCP_USER_TIMEOUT,
-	    &calls.user_timeouts[0], &length);
-	(void)getsockopt(relay->upstream, IPPROTO_TCP, TCP_USER_TIMEOUT,
-	    &calls.user_timeouts[1], &length);
 	pthread_mutex_unlock(&record.lock);
 	__real_relay_run(relay, up, down);
 }
@@ -391,7 +378,8 @@ open_connections(unsigned most)
 	if (freed != -1)
 		close(freed);
 	limit = most;
-	freed = connection_open(dial, limit);
+	freed = connection_open(dial);
+	(void)connection_count(limit);
 	assert_true(freed >= 0);
 	assert_int_equal(fcntl(freed, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
 	assert_false(has_freed());
@@ -447,6 +435,16 @@ tear_down(void **state)
 	return 0;
 }
 
+/* Gives a client to the module, with memory as from the main thread. */
+static int
+give(int fd, const struct address *peer)
+{
+	struct connection *c = malloc(sizeof(*c));
+
+	assert_non_null(c);
+	return connection_start(c, fd, peer);
+}
+
 /* A client and, if dialling succeeds, its upstream; both ends are ours. */
 struct ends {
 	int client, upstream;
@@ -463,7 +461,7 @@ start_client(int expected)
 
 	reset_on_close(pair.ours); /* as a listener's sockets do */
 	assert_int_equal(stream_local_address(pair.peer, &ends.peer), 0);
-	assert_int_equal(connection_start(pair.ours, &ends.peer), expected);
+	assert_int_equal(give(pair.ours, &ends.peer), expected);
 	return ends;
 }
 
@@ -573,8 +571,7 @@ test_end_is_delivered(void **state)
 	set_buffer(pair.peer, SO_RCVBUF, 4096);
 	set_buffer(pair.ours, SO_SNDBUF, calls.send_buffer);
 	reset_on_close(pair.ours);
-	assert_int_equal(
-	    connection_start(pair.ours, &(struct address){.length = 0}), 0);
+	assert_int_equal(give(pair.ours, &(struct address){.length = 0}), 0);
 	upstream = accept_in_time(upstream_listener);
 	assert_int_equal(write_all(pair.peer, bytes, sizeof(bytes)), 0);
 	assert_int_equal(write_all(upstream, bytes, sizeof(bytes)), 0);
@@ -726,34 +723,6 @@ test_no_thread(void **state)
 }
 
 static void
-test_no_memory(void **state)
-{
-	/* Fails if a proxy that is short of memory ends, leaves a client
-	 * waiting for what won't come, or forgets the others. */
-	int before = open_descriptors();
-	struct ends others = start(), ends;
-
-	(void)state;
-	assert_logs(LEVEL_DEBUG, "msg=connected ");
-	for (int i = 0; i < 2; i++) {
-		calls.malloc_error = ENOMEM;
-		ends = start_client(ENOMEM);
-		assert_int_equal(read_to_end(ends.client, NULL), ECONNRESET);
-		assert_end(assert_logs(LEVEL_WARN, "msg=failed "),
-		    "no-resources", strerror(ENOMEM));
-		close(ends.client);
-		assert_int_equal(connection_count(limit), 1);
-		assert_int_equal(number_in(report(), "active"), 1);
-	}
-	assert_serves();
-	assert_passes(others.client, others.upstream, "still here");
-	end(others);
-	AWAIT(connection_count(limit) == 0);
-	assert_int_equal(open_descriptors(), before);
-	assert_int_equal(allocated(), 0);
-}
-
-static void
 test_no_second_thread(void **state)
 {
 	/* Fails if a connection for whose other direction there is no thread is
@@ -899,7 +868,7 @@ test_client_unmapped(void **state)
 
 	(void)state;
 	dialling.fails = true;
-	assert_int_equal(connection_start(pair.ours, &peer), 0);
+	assert_int_equal(give(pair.ours, &peer), 0);
 	assert_logs(LEVEL_WARN, " client=192.0.2.1:4321 ");
 	close(pair.peer);
 }
@@ -935,20 +904,6 @@ test_target(void **state)
 	assert_true(same_address(&target, &calls.target));
 	assert_string_equal(c.target, "192.0.2.1:443");
 	assert_null(c.reason);
-}
-
-static void
-test_user_timeout(void **state)
-{
-	/* Fails if --tcp-user-timeout doesn't reach the sockets, or is there
-	 * unasked. */
-	(void)state;
-	for (int seconds = 7; seconds >= 0; seconds -= 7) {
-		settings.user_timeout = (unsigned)seconds;
-		assert_serves();
-		assert_int_equal(calls.user_timeouts[0], seconds * 1000);
-		assert_int_equal(calls.user_timeouts[1], seconds * 1000);
-	}
 }
 
 static void
@@ -1048,8 +1003,9 @@ test_counters(void **state)
 	dialling.fails = true;
 	end(start_client(0));
 	AWAIT(connection_count(limit) == 0);
-	calls.malloc_error = ENOMEM;
-	end(start_client(ENOMEM));
+	calls.creates = 0;
+	calls.create_errors[0] = EAGAIN;
+	end(start_client(EAGAIN));
 	for (size_t i = 0; i < LENGTH(counters) - 2; i++)
 		assert_counted(counters[i],
 		    i == 0 ? 7 : strcmp(counters[i], "stopped") != 0);
@@ -1171,10 +1127,6 @@ test_failures_free(void **state)
 	open_connections(1);
 	calls.create_errors[0] = EAGAIN;
 	end(start_client(EAGAIN));
-	assert_int_equal(connection_count(limit), 0);
-	assert_true(has_freed());
-	calls.malloc_error = ENOMEM;
-	end(start_client(ENOMEM));
 	assert_int_equal(connection_count(limit), 0);
 	assert_true(has_freed());
 	dialling.fails = true;
@@ -1509,7 +1461,7 @@ be_child(int commands)
 			exit(0);
 		default:
 			(void)getpeername(fd, &peer.any, &peer.length);
-			(void)connection_start(fd, &peer);
+			(void)give(fd, &peer);
 			while (dialling.held && dialling.waiting == 0)
 				pause_ms(1);
 		}
@@ -1772,9 +1724,7 @@ main(void)
 	    TEST(test_nothing_leaks),
 	    TEST(test_many_at_once),
 	    TEST(test_debug),
-	    TEST(test_user_timeout),
 	    TEST(test_no_thread),
-	    TEST(test_no_memory),
 	    TEST(test_no_second_thread),
 	    TEST(test_dial_fails),
 	    TEST(test_upstream_refuses),

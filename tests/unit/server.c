@@ -97,6 +97,7 @@ struct shared {
 	_Atomic bool resolving;
 
 	_Atomic unsigned vsock_buffer; /* before vsock sockets are made */
+	_Atomic unsigned stall_ms;     /* likewise */
 	bool poses_as_vsock;           /* a vsock listener is one of TCP */
 	struct rlimit first_limit;     /* of descriptors, before server_run() */
 	size_t descriptors_max;        /* the hard limit to ask for; 0: none */
@@ -287,6 +288,7 @@ __wrap_stream_listen(const struct address *address)
 	if (address->any.sa_family != AF_VSOCK)
 		return __real_stream_listen(address);
 	shared->vsock_buffer = stream_vsock_buffer;
+	shared->stall_ms = stream_stall_ms;
 	if (shared->poses_as_vsock)
 		return __real_stream_listen(&loopback);
 	errno = shared->listen_error;
@@ -322,8 +324,10 @@ dial(struct connection *c)
 		(void)getsockopt(c->relay.client, IPPROTO_TCP, TCP_NODELAY,
 		    &shared->no_delay, &length);
 	}
-	if (!shared->poses_as_vsock)
+	if (!shared->poses_as_vsock) {
 		shared->vsock_buffer = stream_vsock_buffer;
+		shared->stall_ms = stream_stall_ms;
+	}
 	if (i < shared->dial_errors) {
 		(void)snprintf(c->upstream, sizeof(c->upstream), "some:1");
 		c->reason = "out of luck";
@@ -722,13 +726,16 @@ test_accept_fails_for_good(void **state)
 	}
 }
 
-/* The first client can't be served, for this reason; the next one is. */
+/* The first client gets no thread: a pause, then the next one is served. */
 static void
-check_no_resources(const char *reason)
+check_no_thread(void)
 {
 	char expected[256], *line;
 	int client;
 
+	shared->create_errors[0] = EAGAIN;
+	shared->false_clock = true;
+	shared->waits_left = 1;
 	serve(dial);
 	client = connect_client();
 	assert_int_equal(read_to_end(client, NULL), ECONNRESET);
@@ -737,21 +744,11 @@ check_no_resources(const char *reason)
 	    "upstream=- target=- up=0 down=0 ms=",
 	    port_of(client));
 	line = assert_logs(expected);
-	assert_end(line, "no-resources", reason);
+	assert_end(line, "no-resources", strerror(EAGAIN));
 	close(client);
 	assert_serves(2);
 	stop_server();
 	assert_int_equal(shared->descriptors[0], shared->first_descriptors + 1);
-}
-
-/* The first client gets no thread: a pause, then the next one is served. */
-static void
-check_no_thread(void)
-{
-	shared->create_errors[0] = EAGAIN;
-	shared->false_clock = true;
-	shared->waits_left = 1;
-	check_no_resources(strerror(EAGAIN));
 	assert_int_equal(shared->delayed, 1);
 	assert_int_equal(shared->delays[0], 100);
 	assert_int_equal(shared->dials, 1);
@@ -806,20 +803,6 @@ test_cannot_wait(void **state)
 	assert_true((long)shared->waits <= (now_ms() - since) / 100 + 1);
 }
 
-static void
-test_no_memory(void **state)
-{
-	/* Fails if a proxy that is short of memory ends, or leaves a client
-	 * waiting for what won't come. */
-	(void)state;
-	shared->malloc_errors[0] = ENOMEM;
-	shared->false_clock = true;
-	shared->waits_left = 1;
-	check_no_resources(strerror(ENOMEM));
-	assert_int_equal(shared->delayed, 1);
-	assert_int_equal(shared->mallocs, 2);
-}
-
 /* A connection that lasts. */
 struct held {
 	int client, upstream;
@@ -839,6 +822,28 @@ let_go(struct held held)
 	close(held.client);
 	close(held.upstream);
 	assert_logs(" msg=closed conn=");
+}
+
+static void
+test_no_memory(void **state)
+{
+	/* Fails if a proxy that is short of memory ends, or spins, or loses the
+	 * client. */
+	struct held held;
+
+	(void)state;
+	shared->malloc_errors[0] = ENOMEM;
+	shared->false_clock = true;
+	shared->waits_left = 1;
+	serve(dial);
+	hold(&held);
+	assert_accept_failed(ENOMEM);
+	let_go(held);
+	stop_server();
+	assert_int_equal(shared->delayed, 1);
+	assert_int_equal(shared->delays[0], 100);
+	assert_int_equal(shared->mallocs, 2);
+	assert_int_equal(shared->accepts, 1);
 }
 
 static void
@@ -1037,13 +1042,14 @@ test_other_limits(void **state)
 static void
 test_from_vsock(void **state)
 {
-	/* Fails if --vsock-buffer doesn't reach the sockets, or if it can't be
-	 * served from vsock. */
+	/* Fails if --vsock-buffer or --tcp-user-timeout doesn't reach the
+	 * sockets, or if it can't be served from vsock. */
 	(void)state;
 	for (size_t i = 0; i < LENGTH(modes) * 2; i++) {
 		memset(shared, 0, sizeof(*shared));
 		settings.copy = modes[i / 2];
 		settings.vsock_buffer = 262144 + (unsigned)i;
+		settings.user_timeout = (unsigned)i;
 		settings.listens_on_tcp = i % 2 == 0;
 		settings.vsock = vsock_address(3, 1200);
 		shared->poses_as_vsock = !settings.listens_on_tcp;
@@ -1051,6 +1057,7 @@ test_from_vsock(void **state)
 		assert_serves(1);
 		stop_server();
 		assert_int_equal(shared->vsock_buffer, 262144 + (unsigned)i);
+		assert_int_equal(shared->stall_ms, (unsigned)i * 1000);
 	}
 }
 

@@ -51,6 +51,7 @@ static struct {
 	size_t busy_calls;
 	size_t disconnects;
 	size_t waiting_connects; /* calls that wait themselves */
+	int connect_limit;       /* TCP_USER_TIMEOUT at the last of them */
 	bool connects_nothing;   /* says that all is well */
 	bool connects_itself;    /* to its own port, whichever is asked for */
 	/* After an EINPROGRESS of the above, poll(2) waits for nothing: */
@@ -138,6 +139,9 @@ __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 		return __real_connect(fd, address, length);
 	}
 	i = calls.connects++;
+	calls.connect_limit = -1;
+	(void)__real_getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+	    &calls.connect_limit, &(socklen_t){sizeof(int)});
 	if ((fcntl(fd, F_GETFL) & O_NONBLOCK) == 0)
 		calls.waiting_connects++;
 	if (i < LENGTH(calls.connect_errors))
@@ -345,8 +349,8 @@ assert_tcp_options(int fd)
 	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 60);
 	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPINTVL), 10);
 	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_KEEPCNT), 6);
-	/* It would also limit connect(2). */
-	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), 0);
+	assert_int_equal(get_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT),
+	    (int)stream_stall_ms);
 	assert_int_not_equal(get_option(fd, SOL_SOCKET, SO_OOBINLINE), 0);
 	assert_resets_on_close(fd);
 }
@@ -495,18 +499,29 @@ test_accepted_options(void **state)
 static void
 test_user_timeout(void **state)
 {
-	/* Fails if --tcp-user-timeout doesn't reach a socket. */
-	static const unsigned timeouts[] = {1, 1000000, 0};
-	struct pair pair = accept_stream();
+	/* Fails if --tcp-user-timeout doesn't reach a socket, or limits
+	 * connecting, which has a limit of its own. */
+	static const unsigned timeouts[] = {1000, 1000000000, 0};
+	struct sockaddr_in name;
+	int listener = listen_loopback(&name);
+	struct address address = loopback(ntohs(name.sin_port));
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(timeouts); i++) {
-		stream_user_timeout(pair.ours, timeouts[i]);
-		assert_int_equal(
-		    get_option(pair.ours, IPPROTO_TCP, TCP_USER_TIMEOUT),
-		    (int)timeouts[i] * 1000);
+		struct pair pair;
+		int fd;
+
+		stream_stall_ms = timeouts[i];
+		pair = accept_stream();
+		assert_tcp_options(pair.ours);
+		close_pair(pair);
+		fd = stream_connect(&address, DEADLINE_S * 1000);
+		assert_true(fd >= 0);
+		assert_tcp_options(fd);
+		assert_int_equal(calls.connect_limit, 0);
+		close(fd);
 	}
-	close_pair(pair);
+	close(listener);
 }
 
 /* Adopts a socket, which must be left as it was, and closes it. */
