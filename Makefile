@@ -151,8 +151,8 @@ WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
 	shutdown splice stream_delivered stream_gone
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
 	malloc poll pthread_create signalfd stream_listen
-WRAPS_stream = connect freeaddrinfo getaddrinfo getsockname getsockopt \
-	listen poll setsockopt shutdown socket
+WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
+	getsockopt ioctl listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults harness main network program strict \
 	strict_chain strict_dial strict_end strict_hostile strict_limits \
 	strict_listen strict_load strict_log strict_service strict_stop \

@@ -9,11 +9,14 @@
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
 
+int __real_close(int fd);
+int __wrap_close(int fd);
 int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
 void __real_freeaddrinfo(struct addrinfo *list);
@@ -22,12 +25,16 @@ int __real_getaddrinfo(const char *host, const char *port,
     const struct addrinfo *hints, struct addrinfo **list);
 int __wrap_getaddrinfo(const char *host, const char *port,
     const struct addrinfo *hints, struct addrinfo **list);
+int __real_getpeername(int fd, struct sockaddr *address, socklen_t *length);
+int __wrap_getpeername(int fd, struct sockaddr *address, socklen_t *length);
 int __real_getsockname(int fd, struct sockaddr *address, socklen_t *length);
 int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *length);
 int __real_getsockopt(
     int fd, int level, int option, void *value, socklen_t *length);
 int __wrap_getsockopt(
     int fd, int level, int option, void *value, socklen_t *length);
+int __real_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...);
 int __real_listen(int fd, int backlog);
 int __wrap_listen(int fd, int backlog);
 int __real_poll(struct pollfd *fds, nfds_t count, int ms);
@@ -54,6 +61,7 @@ static struct {
 	int connect_limit;       /* TCP_USER_TIMEOUT at the last of them */
 	bool connects_nothing;   /* says that all is well */
 	bool connects_itself;    /* to its own port, whichever is asked for */
+	bool close_sets_errno;
 	/* After an EINPROGRESS of the above, poll(2) waits for nothing: */
 	bool in_progress;
 	int poll_errors[4]; /* of the next calls, up to a 0 */
@@ -68,14 +76,16 @@ static struct {
 
 	int local_error;
 	struct address local; /* of all sockets, if length is not 0 */
+	struct address peer;  /* the same */
 
 	int nat_error;
 	int nat_level; /* where there is an original destination */
 	struct address nat;
 
-	int backlog;
+	int backlog, listen_error;
 	int domain; /* of all sockets, if not 0; then the protocol is this: */
 	int protocol;
+	int pending_error; /* of all sockets, if not 0 */
 
 	int limit_error;       /* of setting limits of time */
 	size_t limit_fails_at; /* 1: the first one */
@@ -85,6 +95,8 @@ static struct {
 	uint64_t buffers[2];           /* sizes of vsock's, before connecting */
 	int buffer_options[2];
 	size_t buffers_set; /* calls */
+
+	int queued; /* in all TCP sockets; 0: the truth */
 
 	int last_shutdown; /* how */
 	int socket_error, vsock_sockets;
@@ -123,6 +135,16 @@ fails(int error)
 	if (error != 0)
 		errno = error;
 	return error != 0 ? -1 : 0;
+}
+
+int
+__wrap_close(int fd)
+{
+	int status = __real_close(fd);
+
+	if (calls.close_sets_errno)
+		errno = ENOTTY;
+	return status;
 }
 
 int
@@ -194,6 +216,15 @@ give_address(
 }
 
 int
+__wrap_getpeername(int fd, struct sockaddr *address, socklen_t *length)
+{
+	if (calls.peer.length == 0)
+		return __real_getpeername(fd, address, length);
+	give_address(&calls.peer, address, length);
+	return 0;
+}
+
+int
 __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *length)
 {
 	if (fails(calls.local_error))
@@ -213,6 +244,11 @@ __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 		    option == SO_DOMAIN ? calls.domain : calls.protocol;
 		return 0;
 	}
+	if (calls.pending_error != 0 && level == SOL_SOCKET &&
+	    option == SO_ERROR) {
+		*(int *)value = calls.pending_error;
+		return 0;
+	}
 	if (!((level == SOL_IP && option == SO_ORIGINAL_DST) ||
 		(level == SOL_IPV6 && option == IP6T_SO_ORIGINAL_DST)))
 		return __real_getsockopt(fd, level, option, value, length);
@@ -226,9 +262,27 @@ __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 }
 
 int
+__wrap_ioctl(int fd, unsigned long request, ...)
+{
+	va_list arguments;
+	int *value;
+
+	va_start(arguments, request);
+	value = va_arg(arguments, int *); /* as all have here */
+	va_end(arguments);
+	/* musl's is an int. */
+	if ((unsigned)request != TIOCOUTQ || calls.queued == 0)
+		return __real_ioctl(fd, (unsigned)request, value);
+	*value = calls.queued;
+	return 0;
+}
+
+int
 __wrap_listen(int fd, int backlog)
 {
 	calls.backlog = backlog;
+	if (fails(calls.listen_error))
+		return -1;
 	return __real_listen(fd, backlog);
 }
 
@@ -295,9 +349,9 @@ __wrap_socket(int family, int type, int protocol)
 {
 	if (fails(calls.socket_error))
 		return -1;
-	if (family != AF_VSOCK)
+	if (family != AF_VSOCK && !calls.connects_nothing)
 		return __real_socket(family, type, protocol);
-	calls.vsock_sockets++;
+	calls.vsock_sockets += family == AF_VSOCK;
 	return __real_socket(AF_INET, type, protocol);
 }
 
@@ -390,12 +444,18 @@ test_listen_fails(void **state)
 	(void)state;
 	fd = listen_loopback(&taken);
 	address = loopback(ntohs(taken.sin_port));
+	calls.close_sets_errno = true;
 	assert_int_equal(stream_listen(&address), -1);
 	assert_int_equal(errno, EADDRINUSE);
 	close(fd);
 	address = address_ip(AF_INET, elsewhere, 0);
 	assert_int_equal(stream_listen(&address), -1);
 	assert_int_equal(errno, EADDRNOTAVAIL);
+	/* Between bind(2) and listen(2) another may have taken the port. */
+	calls.listen_error = EADDRINUSE;
+	address = loopback(0);
+	assert_int_equal(stream_listen(&address), -1);
+	assert_int_equal(errno, EADDRINUSE);
 	calls.socket_error = EAFNOSUPPORT;
 	address = vsock_address(VMADDR_CID_ANY, 1);
 	assert_int_equal(stream_listen(&address), -1);
@@ -639,8 +699,9 @@ static void
 test_adopt_vsock(void **state)
 {
 	/* Fails if a vsock listener that is passed is refused, is given options
-	 * of TCP, or lacks --vsock-buffer. It is one of TCP that calls itself
-	 * vsock. */
+	 * of TCP, or lacks --vsock-buffer, or if one is taken that has no
+	 * streams. It is one of TCP that calls itself vsock. */
+	struct sockaddr_un unix_name = {.sun_family = AF_UNIX};
 	struct sockaddr_in name;
 	int listener;
 
@@ -659,6 +720,15 @@ test_adopt_vsock(void **state)
 		close(listener);
 	}
 	stream_vsock_buffer = 0;
+	/* vsock has packets, too. This one is of AF_UNIX. */
+	calls.domain = AF_VSOCK;
+	listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	assert_int_equal(bind(listener, (struct sockaddr *)&unix_name,
+			     sizeof(unix_name.sun_family)),
+	    0);
+	assert_int_equal(__real_listen(listener, 1), 0);
+	assert_int_equal(stream_adopt(listener, true), -1);
+	close(listener);
 }
 
 static void
@@ -808,6 +878,27 @@ test_connect_itself(void **state)
 	assert_int_equal(errno, ECONNREFUSED);
 	assert_int_equal(calls.connects, 1);
 	assert_int_equal(open_descriptors(), before);
+}
+
+static void
+test_connect_reset_at_once(void **state)
+{
+	/* Fails if a TCP server that answers at once and resets isn't heard, or
+	 * vsock's word for a refusal passes for a connection. */
+	struct address tcp = loopback(1), vsock = vsock_address(3, 1200);
+	int fd;
+
+	(void)state;
+	calls.connect_errors[0] = calls.connect_errors[1] = EINPROGRESS;
+	calls.pending_error = ECONNRESET;
+	calls.answered = true;
+	fd = stream_connect(&tcp, 1000);
+	assert_true(fd >= 0);
+	assert_plain(fd);
+	close(fd);
+	assert_int_equal(stream_connect(&vsock, 1000), -1);
+	assert_int_equal(errno, ECONNRESET);
+	assert_int_equal(calls.polls, 2);
 }
 
 static void
@@ -1013,6 +1104,23 @@ test_open_shares_time(void **state)
 }
 
 static void
+test_open_streams_only(void **state)
+{
+	/* Fails if an address is tried once for each kind of socket, each with
+	 * a part of the time. */
+	struct host_port name = host_port("127.0.0.1:1");
+	struct address address;
+	const char *reason;
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(calls.connect_errors); i++)
+		calls.connect_errors[i] = EINPROGRESS;
+	assert_int_equal(stream_open(&name, 1000, &address, &reason), -1);
+	assert_int_equal(calls.polls, 1);
+	assert_int_equal(calls.waits[0], 1000);
+}
+
+static void
 test_open_share_too_small(void **state)
 {
 	/* Fails if a share of less than a millisecond means no time at all. */
@@ -1086,6 +1194,40 @@ test_local_address(void **state)
 	address_ip(AF_INET6,                                               \
 	    (const uint8_t[16]){[10] = 0xff, [11] = 0xff, 10, 0, 0, last}, \
 	    port)
+
+static void
+test_connect_nearly_itself(void **state)
+{
+	/* Fails if a server is taken for the client itself because their ports,
+	 * or nearly all of their addresses, are the same. */
+	const struct {
+		struct address local, peer;
+		bool is_itself;
+	} cases[] = {
+	    {IPV4(1, 9000), IPV4(1, 9000), true},
+	    {IPV4(1, 9000), IPV4(2, 9000), false},
+	    {IPV4(1, 9000), IPV4(1, 9001), false},
+	    {IPV6(1, 9000), IPV6(1, 9000), true},
+	    {IPV6(1, 9000), IPV6(2, 9000), false},
+	    {IPV6(1, 9000), IPV6(1, 9001), false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		int fd;
+
+		start();
+		calls.connects_nothing = true;
+		calls.local = cases[i].local;
+		calls.peer = cases[i].peer;
+		fd = stream_connect(&calls.peer, 1000);
+		if (fd == -1)
+			assert_int_equal(errno, ECONNREFUSED);
+		assert_int_equal(fd == -1, cases[i].is_itself);
+		if (fd != -1)
+			close(fd);
+	}
+}
 
 static void
 test_original_destination(void **state)
@@ -1294,7 +1436,8 @@ test_complete(void **state)
 	assert_int_equal(read_to_end(pair.peer, &count), 0);
 	assert_true(count >= 65536);
 	close(pair.peer);
-	stream_complete(-1, true);
+	assert_int_equal(stream_complete(-1, true), -1);
+	assert_int_equal(errno, EBADF);
 	/* It can be taken back. */
 	pair = accept_stream();
 	assert_int_equal(stream_complete(pair.ours, true), 0);
@@ -1476,15 +1619,35 @@ test_delivered(void **state)
 	AWAIT(stream_delivered(pair.ours)); /* though nobody has read it */
 	fill_connection(pair.ours, pair.ours);
 	assert_false(stream_delivered(pair.ours));
-	reset_peer(&pair);
-	AWAIT(stream_delivered(pair.ours));
-	close_pair(pair);
 	/* Where nothing can be asked, as on vsock. */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
 	assert_int_equal(write_all(fds[0], "some", 4), 0);
 	assert_true(stream_delivered(fds[0]));
 	close(fds[0]);
 	close(fds[1]);
+	calls.queued = 1; /* a byte is enough */
+	assert_false(stream_delivered(pair.ours));
+	reset_peer(&pair);
+	AWAIT(stream_delivered(pair.ours));
+	close_pair(pair);
+}
+
+static void
+test_error(void **state)
+{
+	/* Fails if a reset after the peer's end-of-file, which the kernel calls
+	 * a broken pipe, passes for a peer that gave up, or for none. */
+	struct pair pair = accept_stream();
+
+	(void)state;
+	assert_int_equal(stream_error(pair.ours), 0);
+	assert_int_equal(shutdown(pair.peer, SHUT_WR), 0);
+	assert_int_equal(recv(pair.ours, &(char){0}, 1, 0), 0);
+	reset_peer(&pair);
+	assert_true(wait_for(pair.ours, 0));
+	assert_int_equal(stream_error(pair.ours), ECONNRESET);
+	assert_int_equal(stream_error(pair.ours), 0); /* told once */
+	close_pair(pair);
 }
 
 static void
@@ -1510,6 +1673,13 @@ test_gone(void **state)
 	calls.domain = 0;
 	assert_int_equal(shutdown(pair.ours, SHUT_WR), 0);
 	assert_int_equal(recv(pair.peer, &(char){0}, 1, 0), 0);
+	close_pair(pair);
+	/* Another failure says something else. */
+	pair = make_pair();
+	reset_peer(&pair);
+	assert_true(wait_for(pair.ours, 0));
+	calls.domain = AF_VSOCK;
+	assert_false(stream_gone(pair.ours));
 	close_pair(pair);
 }
 
@@ -1569,15 +1739,18 @@ main(void)
 	    TEST(test_connect_interrupted),
 	    TEST(test_connect_without_limit),
 	    TEST(test_connect_itself),
+	    TEST(test_connect_reset_at_once),
 	    TEST(test_connect_closed_at_once),
 	    TEST(test_connect_vsock),
 	    TEST(test_vsock_buffer),
 	    TEST(test_open_by_name),
 	    TEST(test_open_tries_all),
 	    TEST(test_open_shares_time),
+	    TEST(test_open_streams_only),
 	    TEST(test_open_share_too_small),
 	    TEST(test_open_unresolved),
 	    TEST(test_local_address),
+	    TEST(test_connect_nearly_itself),
 	    TEST(test_original_destination),
 	    TEST(test_no_loop),
 	    TEST(test_nearly_own_address),
@@ -1592,6 +1765,7 @@ main(void)
 	    TEST(test_reset_refused_for_long),
 	    TEST(test_reset_vsock),
 	    TEST(test_delivered),
+	    TEST(test_error),
 	    TEST(test_gone),
 	    TEST(test_reason),
 	};
