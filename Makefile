@@ -150,7 +150,7 @@ WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
 	shutdown splice stream_delivered stream_gone
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
-	malloc poll pthread_create signalfd stream_listen
+	malloc open poll pthread_create signalfd stream_listen
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults harness main network program strict \

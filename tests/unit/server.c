@@ -40,6 +40,8 @@ int __wrap_getaddrinfo(const char *node, const char *service,
     const struct addrinfo *hints, struct addrinfo **list);
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
@@ -60,11 +62,13 @@ struct shared {
 	int create_errors[MOST_CALLS];
 	int malloc_errors[MOST_CALLS];
 	int eventfd_error, signalfd_error;
+	int signalfd_flags;
 	int poll_error;     /* of all the main thread's waits */
 	bool tells_of_exit; /* exit(3) leaves a line in the log */
 	_Atomic size_t accepts, creates, mallocs; /* calls */
 	_Atomic int accept_flags;                 /* of all calls */
 	bool without_streams; /* start with none of the standard ones */
+	bool without_null;    /* nor with a /dev/null */
 	bool without_reader;  /* nobody reads the log */
 
 	/* A false clock stands still, but for waits that come to nothing: as
@@ -80,8 +84,11 @@ struct shared {
 	_Atomic size_t waits;
 	_Atomic int longest_wait, last_wait;
 	_Atomic bool both; /* they last until a signal and a client have come */
-	/* At the first of them: descriptors in use, and those of the standard
-	 * streams that are closed or sockets. */
+	/* Whether it listened when it wrote its last line. */
+	_Atomic bool listened;
+	/* Descriptors in use before server_run(), and at the first wait; those
+	 * of the standard streams that are closed or sockets then. */
+	int own_descriptors;
 	_Atomic int first_descriptors, standard_sockets;
 
 	size_t dial_errors; /* this many dials fail */
@@ -192,6 +199,16 @@ __wrap_malloc(size_t size)
 	return __real_malloc(size);
 }
 
+int
+__wrap_open(const char *path, int flags, ...)
+{
+	bool is_null = strcmp(path, "/dev/null") == 0;
+
+	if (is_server && is_null && shared->without_null)
+		return fails(ENOENT);
+	return __real_open(path, flags, 0);
+}
+
 static void
 note_wait(int timeout)
 {
@@ -219,16 +236,23 @@ note_delay(int timeout)
 		shared->delays[i] = timeout;
 }
 
-/* The main thread waits for three things; the last is the listener. */
+/* The main thread waits for three things; the last is the listener. It also
+ * waits for room to write a line. */
 int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
+	static int listener = -1;
 	size_t i = is_server ? (size_t)shared->accepts : 0;
 	int ready;
 
+	if (is_server && count == 1 && fds->fd == STDERR_FILENO &&
+	    gettid() == getpid())
+		shared->listened = fcntl(listener, F_GETFD) != -1;
 	if (!is_server || count != 3)
 		return __real_poll(fds, count, timeout);
 	note_wait(timeout);
+	if (fds[2].fd != -1)
+		listener = fds[2].fd;
 	if (fails(shared->poll_error))
 		return -1;
 	if (shared->both) {
@@ -275,6 +299,7 @@ __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 int
 __wrap_signalfd(int fd, const sigset_t *set, int flags)
 {
+	shared->signalfd_flags = flags;
 	return fails(shared->signalfd_error) ? -1
 					     : __real_signalfd(fd, set, flags);
 }
@@ -386,6 +411,7 @@ be_server(dial_function *function, int log)
 		(void)atexit(tell_of_exit);
 	log_program = "unit";
 	log_threshold = level;
+	shared->own_descriptors = open_descriptors();
 	is_server = true;
 	server_run(function);
 }
@@ -623,10 +649,14 @@ test_serves(void **state)
 	assert_string_equal(strstr(line, " end="), " end=eof");
 	stop_server();
 	assert_int_equal(shared->accept_flags, SOCK_CLOEXEC);
+	assert_int_equal(shared->signalfd_flags & SFD_CLOEXEC, SFD_CLOEXEC);
 	assert_true(shared->ignores_sigpipe);
 	assert_true(shared->ignores_sighup);
 	assert_int_not_equal(shared->no_delay, 0);
 	assert_int_equal(shared->delayed, 0);
+	/* The listener, and two to be woken by. */
+	assert_int_equal(
+	    shared->first_descriptors, shared->own_descriptors + 3);
 }
 
 static void
@@ -668,7 +698,7 @@ test_accept_goes_on(void **state)
 {
 	/* Fails if one broken connection, or a signal, stops or slows down the
 	 * proxy. */
-	static const int errors[] = {EINTR, ECONNABORTED, ECONNABORTED};
+	static const int errors[] = {EINTR, ECONNABORTED, ECONNABORTED, EAGAIN};
 
 	(void)state;
 	memcpy(shared->accept_errors, errors, sizeof(errors));
@@ -801,6 +831,18 @@ test_cannot_wait(void **state)
 	assert_logs(" msg=stopped ");
 	assert_exits(0);
 	assert_true((long)shared->waits <= (now_ms() - since) / 100 + 1);
+}
+
+static void
+test_wait_interrupted(void **state)
+{
+	/* Fails if a proxy that was stopped and goes on takes that for a
+	 * failure. */
+	(void)state;
+	shared->poll_error = EINTR;
+	serve(dial);
+	assert_serves(1);
+	stop_server();
 }
 
 /* A connection that lasts. */
@@ -1080,13 +1122,30 @@ test_closed_streams(void **state)
 	/* Fails if a proxy that was started without standard error sends its
 	 * log to a client. */
 	(void)state;
-	shared->without_streams = true;
-	shared->standard_sockets = -1;
+	for (int i = 0; i < 2; i++) {
+		memset(shared, 0, sizeof(*shared));
+		shared->without_streams = true;
+		shared->without_null = i == 1;
+		shared->standard_sockets = -1;
+		launch(dial);
+		AWAIT(shared->waits > 0);
+		send_signal(SIGTERM);
+		assert_exits(0);
+		assert_int_equal(shared->standard_sockets, 0);
+	}
+}
+
+static void
+test_port_ignored(void **state)
+{
+	/* Fails if who names a port that has no effect isn't told so. */
+	(void)state;
+	settings.upstream_has_port = true;
 	launch(dial);
-	AWAIT(shared->waits > 0);
-	send_signal(SIGTERM);
-	assert_exits(0);
-	assert_int_equal(shared->standard_sockets, 0);
+	assert_logs(" level=warn prog=unit "
+		    "msg=\"the port of --vsock is ignored\"");
+	assert_logs(" msg=listening ");
+	stop_server();
 }
 
 static void
@@ -1212,6 +1271,32 @@ test_full(void **state)
 }
 
 static void
+test_full_and_cannot_wait(void **state)
+{
+	/* Fails if clients are left waiting although there is room, where
+	 * poll(2) fails. Time stands still, so that nothing else ends the
+	 * pause. */
+	struct held held[2];
+	size_t waits;
+
+	(void)state;
+	settings.max_connections = 1;
+	shared->poll_error = EPERM;
+	shared->false_clock = true;
+	serve(dial);
+	assert_accept_failed(EPERM);
+	hold(&held[0]);
+	held[1].client = connect_client();
+	waits = shared->waits;
+	AWAIT(shared->waits >= waits + 2); /* it has seen that it is full */
+	let_go(held[0]);
+	held[1].upstream = accept_in_time(upstream_listener);
+	assert_passes(held[1].client, held[1].upstream, "hello");
+	let_go(held[1]);
+	stop_server();
+}
+
+static void
 test_rests(void **state)
 {
 	/* Fails if a proxy that has nothing to do wakes a processor, or with
@@ -1248,6 +1333,31 @@ test_idle_looked_for_in_time(void **state)
 	shared->clock_ms += 200;
 	AWAIT(shared->last_wait == 500);
 	stop_server();
+}
+
+static void
+test_idle_looked_for_while_full(void **state)
+{
+	/* Fails if a proxy that is full looks for idle connections, whose end
+	 * would make room, less often. */
+	struct held held;
+	int waiting;
+
+	(void)state;
+	settings.idle_timeout = 5;
+	settings.max_connections = 1;
+	shared->false_clock = true;
+	serve(dial);
+	hold(&held);
+	waiting = connect_client();
+	assert_full();
+	shared->waits_left = 4;
+	AWAIT(shared->waits_left == 0);
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(shared->delays[i], 500);
+	close(waiting);
+	close(held.client);
+	close(held.upstream);
 }
 
 static void
@@ -1314,6 +1424,8 @@ assert_stopping(unsigned active)
 	    " level=info prog=unit msg=stopping active=%u grace=%u", active,
 	    settings.grace);
 	assert_string_equal(strstr(next_line(), " level="), expected);
+	/* Who has read this may take the port. */
+	assert_false(shared->listened);
 	AWAIT(connect_loopback(&server.name) == -1);
 	assert_int_equal(errno, ECONNREFUSED);
 }
@@ -1596,23 +1708,30 @@ test_notifies(void **state)
 static void
 test_listener_passed(void **state)
 {
-	/* Fails if a socket of a service manager isn't served, or the log
-	 * doesn't tell where that listens. */
-	struct sockaddr_in name;
+	/* Fails if a socket of a service manager isn't served, its clients that
+	 * came first lack options, one that has left again stops the proxy, or
+	 * the log doesn't tell where that listens. */
+	struct held early;
 	char expected[64];
 
 	(void)state;
 	settings.listener_passed = true;
 	settings.host.text = NULL;
-	passed = listen_loopback(&name);
+	passed = listen_loopback(&server.name);
+	early.client = connect_client();
+	shared->accept_errors[0] = ECONNABORTED;
 	launch(dial);
 	(void)snprintf(expected, sizeof(expected),
-	    " msg=listening listen=127.0.0.1:%u ", ntohs(name.sin_port));
+	    " msg=listening listen=127.0.0.1:%u ", ntohs(server.name.sin_port));
 	assert_logs(expected);
-	server.name = name;
-	assert_serves(1);
-	stop_server();
+	early.upstream = accept_in_time(upstream_listener);
+	assert_passes(early.client, early.upstream, "hello");
 	assert_int_not_equal(shared->no_delay, 0);
+	/* The child has this socket, too. */
+	assert_int_equal(shutdown(early.client, SHUT_WR), 0);
+	let_go(early);
+	assert_serves(2);
+	stop_server();
 	close(passed);
 }
 
@@ -1681,6 +1800,7 @@ main(void)
 	    TEST(test_no_thread),
 	    TEST(test_no_thread_at_limit),
 	    TEST(test_cannot_wait),
+	    TEST(test_wait_interrupted),
 	    TEST(test_ends_at_once),
 	    TEST(test_no_memory),
 	    TEST(test_connection_limit),
@@ -1691,13 +1811,16 @@ main(void)
 	    TEST(test_from_vsock),
 	    TEST(test_soft_limit_raised),
 	    TEST(test_closed_streams),
+	    TEST(test_port_ignored),
 	    TEST(test_log_without_reader),
 	    TEST(test_cannot_listen),
 	    TEST(test_cannot_listen_vsock),
 	    TEST(test_dual_stack),
 	    TEST(test_full),
+	    TEST(test_full_and_cannot_wait),
 	    TEST(test_rests),
 	    TEST(test_idle_looked_for_in_time),
+	    TEST(test_idle_looked_for_while_full),
 	    TEST(test_idle),
 	    TEST(test_signals),
 	    TEST(test_stops_at_once),
