@@ -142,8 +142,9 @@ NEEDS_server = server capacity connection options service relay copy stream \
 NEEDS_service = service
 NEEDS_stream = stream address
 WRAPS_capacity = open prlimit
-WRAPS_connection = clock_gettime free log_line malloc pthread_create \
-	relay_run stream_complete stream_connect stream_original_destination
+WRAPS_connection = clock_gettime close connect free log_line malloc poll \
+	pthread_create pthread_mutex_unlock relay_run stream_complete stream_connect \
+	stream_original_destination
 WRAPS_copy = close fcntl mmap munmap pipe2 poll recv send setsockopt splice
 WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv send

@@ -26,11 +26,19 @@
 
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+int __real_close(int fd);
+int __wrap_close(int fd);
+int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
 void __real_free(void *memory);
 void __wrap_free(void *memory);
 void __wrap_log_line(enum log_level level, const char *format, ...);
+int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
 void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
+int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
     void *(*run)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
@@ -58,11 +66,17 @@ static struct {
 	int send_buffer;        /* of upstream sockets; 0: as ever */
 	int complete_errors[2]; /* of the next stream_complete() */
 	_Atomic size_t completes;
+	int connect_error;        /* of stream_connect() */
+	_Atomic bool holds_close; /* in all threads but the main one */
+	_Atomic bool busy;        /* sockets can't be disconnected */
 
 	size_t stack_size; /* that was asked for, for the first thread */
 	bool created_detached;
 	struct copy_way up, down; /* of the last relay, and its sockets' */
+	bool paired;
 	_Atomic unsigned connect_timeout;
+	_Atomic int closing; /* threads that are held */
+	unsigned sleeps;     /* of the main thread, in poll(2) */
 } calls;
 
 /* The memory of connections. */
@@ -80,6 +94,7 @@ static struct {
 	_Atomic int waiting;
 	int fd; /* where lines go in the child, else -1; there: */
 	_Atomic bool ends, stuck; /* wait until soon after the end begins */
+	_Atomic bool unlocks;     /* who unlocks the list does so, too */
 } record = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
 
 int
@@ -96,6 +111,27 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 	}
 	*now = (struct timespec){ms / 1000, ms % 1000 * 1000000};
 	return 0;
+}
+
+int
+__wrap_close(int fd)
+{
+	if (calls.holds_close && gettid() != getpid()) {
+		calls.closing++;
+		while (calls.holds_close)
+			pause_ms(1);
+	}
+	return __real_close(fd);
+}
+
+int
+__wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+	if (calls.busy && address->sa_family == AF_UNSPEC) {
+		errno = EBUSY;
+		return -1;
+	}
+	return __real_connect(fd, address, length);
 }
 
 void
@@ -161,6 +197,29 @@ __wrap_log_line(enum log_level level, const char *format, ...)
 }
 
 int
+__wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
+{
+	int error = __real_pthread_mutex_unlock(mutex);
+
+	if (record.unlocks && mutex != &record.lock && gettid() != getpid()) {
+		record.unlocks = false;
+		(void)!write(record.fd, "waiting\n", 8);
+		while (!record.ends)
+			pause_ms(1);
+		pause_ms(50);
+	}
+	return error;
+}
+
+int
+__wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+	if (count == 0 && gettid() == getpid())
+		calls.sleeps++;
+	return __real_poll(fds, count, timeout);
+}
+
+int
 __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
     void *(*run)(void *), void *argument)
 {
@@ -185,6 +244,7 @@ __wrap_relay_run(struct relay *relay, struct copy_way up, struct copy_way down)
 	pthread_mutex_lock(&record.lock);
 	calls.up = up;
 	calls.down = down;
+	calls.paired = relay->paired;
 	pthread_mutex_unlock(&record.lock);
 	__real_relay_run(relay, up, down);
 }
@@ -203,9 +263,14 @@ __wrap_stream_complete(int fd, bool is_complete)
 int
 __wrap_stream_connect(const struct address *address, unsigned timeout_ms)
 {
-	int fd = __real_stream_connect(address, timeout_ms);
+	int fd;
 
 	calls.connect_timeout = timeout_ms;
+	if (calls.connect_error != 0) {
+		errno = calls.connect_error;
+		return -1;
+	}
+	fd = __real_stream_connect(address, timeout_ms);
 	if (calls.send_buffer != 0)
 		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &calls.send_buffer,
 		    sizeof(calls.send_buffer));
@@ -271,6 +336,7 @@ dial(struct connection *c)
 	if (dialling.held) {
 		(void)snprintf(c->target, sizeof(c->target), "192.0.2.9:9");
 		(void)snprintf(c->upstream, sizeof(c->upstream), "9:9");
+		c->reason = "not known yet";
 	}
 	dialling.waiting++;
 	while (dialling.held)
@@ -382,6 +448,7 @@ open_connections(unsigned most)
 	(void)connection_count(limit);
 	assert_true(freed >= 0);
 	assert_int_equal(fcntl(freed, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	assert_int_equal(fcntl(freed, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
 	assert_false(has_freed());
 }
 
@@ -424,6 +491,7 @@ tear_down(void **state)
 {
 	(void)state;
 	record.blocked = NULL;
+	calls.holds_close = false;
 	dialling.held = false;
 	close(upstream_listener);
 	if (child.pid > 0) {
@@ -858,6 +926,18 @@ test_engine(void **state)
 }
 
 static void
+test_paired(void **state)
+{
+	/* Fails if --paired has no effect, or is there unasked. */
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		settings.paired = i;
+		assert_serves();
+		assert_int_equal(calls.paired, i);
+	}
+}
+
+static void
 test_client_unmapped(void **state)
 {
 	/* Fails if an IPv4 client of an IPv6 listener is named in a form that
@@ -934,6 +1014,15 @@ test_connect(void **state)
 	assert_string_equal(c.upstream, text);
 	assert_string_equal(c.reason, strerror(ECONNREFUSED));
 	close(bound);
+
+	/* What it means depends on the family. */
+	c = some_connection();
+	upstream = vsock_address(3, 1200);
+	calls.connect_error = ECONNRESET;
+	assert_int_equal(connection_connect(&c, &upstream), -1);
+	assert_string_equal(c.upstream, "3:1200");
+	assert_string_equal(c.reason, stream_reason(AF_VSOCK, ECONNRESET));
+	assert_string_not_equal(c.reason, strerror(ECONNRESET));
 }
 
 /* The report must differ so much from when the test began; what was logged
@@ -1184,13 +1273,32 @@ test_counted_until_logged(void **state)
 	AWAIT(record.waiting == 1);
 	assert_int_equal(connection_count(limit), 1);
 	assert_false(has_freed());
-	/* But it isn't alive any more: its sockets are closed. */
+	/* But it isn't alive any more: its sockets are closed. The counters
+	 * don't wait for its line. */
 	assert_int_equal(number_in(assert_counted("eof", 1), "active"), 0);
+	assert_int_equal(calls.sleeps, 0);
 	record.blocked = NULL;
 	AWAIT(connection_count(limit) == 0);
 	assert_true(has_freed());
 	assert_logs(LEVEL_INFO, "msg=closed ");
 	assert_logged_all();
+}
+
+static void
+test_leaves_the_list_first(void **state)
+{
+	/* Fails if what is reset from outside may be a socket of somebody
+	 * else's, since the connection's own is closed. */
+	struct ends ends = start();
+
+	(void)state;
+	assert_logs(LEVEL_DEBUG, "msg=connected ");
+	calls.holds_close = true;
+	end(ends);
+	AWAIT(calls.closing == 1);
+	assert_int_equal(number_in(assert_counted("eof", 1), "active"), 0);
+	calls.holds_close = false;
+	assert_logs(LEVEL_INFO, "msg=closed ");
 }
 
 static void
@@ -1288,6 +1396,21 @@ test_idle(void **state)
 		assert_idle_end(ends[1], way == 0 ? 3 : 0, way == 0 ? 0 : 3);
 		AWAIT(connection_count(limit) == 0);
 	}
+}
+
+static void
+test_idle_refused(void **state)
+{
+	/* Fails if some 6.x kernels, which don't disconnect a socket as long as
+	 * threads wait on it, make a clean end of a connection that failed: its
+	 * close(2) is the reset. */
+	struct ends ends = start();
+
+	(void)state;
+	assert_logs(LEVEL_DEBUG, "msg=connected ");
+	calls.busy = true;
+	connection_end_idle(0);
+	assert_idle_end(ends, 0, 0);
 }
 
 /* Time enough for what waits for the lock, or doesn't. */
@@ -1435,8 +1558,10 @@ test_idle_blocked(void **state)
 
 /* Does as the parent says: '0' to '3' starts a connection; '!' holds those that
  * follow while they are dialled for; 'b' holds lines of ends back, 's' those of
- * the final report, until soon after that has begun, 'B' for good; 'r' reports,
- * and 'x' ends. */
+ * the final report, 'S' the last one, until soon after that has begun, 'B' for
+ * good; 'u' holds the next to unlock the list; 'r' reports; 'w' waits until
+ * none is left; 'x' ends, as does 'X', with an error if that waited for a line.
+ */
 _Noreturn static void
 be_child(int commands)
 {
@@ -1454,11 +1579,18 @@ be_child(int commands)
 		case 'B': record.stuck = true; /* fall through */
 		case 'b': record.blocked = "msg=closed "; break;
 		case 's': record.blocked = " end=stopped"; break;
+		case 'S': record.blocked = "msg=stopped "; break;
+		case 'u': record.unlocks = true; break;
 		case 'r': connection_report("counters", false); break;
+		case 'w':
+			while (connection_count(limit) > 0)
+				pause_ms(1);
+			break;
 		case 'x':
+		case 'X':
 			record.ends = true;
 			connection_report("stopped", true);
-			exit(0);
+			exit(command == 'X' && calls.sleeps > 0);
 		default:
 			(void)getpeername(fd, &peer.any, &peer.length);
 			(void)give(fd, &peer);
@@ -1688,6 +1820,70 @@ test_stopped_log_stuck(void **state)
 }
 
 static void
+test_stopped_when_logged(void **state)
+{
+	/* Fails if the end waits for lines that have been written, or never
+	 * will be. */
+	struct ends ends;
+
+	(void)state;
+	launch();
+	ends = start_in_child(0);
+	end(ends);
+	assert_child_logs("msg=closed ", " end=eof");
+	command('w');
+	ends = start_in_child(1);
+	command('X');
+	assert_cut_off(ends, 0, 0);
+	assert_stopped(1, 1);
+	assert_both_reset(ends);
+	close(child.pairs[2].peer);
+	close(child.pairs[3].peer);
+}
+
+static void
+test_stopped_before_logging(void **state)
+{
+	/* Fails if a connection that has left the list, but not got as far as
+	 * its line, isn't logged. */
+	struct ends ends;
+
+	(void)state;
+	launch();
+	ends = start_in_child(0);
+	command('u');
+	command('r');
+	(void)child_line(); /* it has read both */
+	end(ends);
+	assert_child_logs("waiting", "");
+	command('x');
+	assert_child_logs("msg=closed ", " end=eof");
+	assert_stopped(1, 0);
+	for (size_t i = 1; i < LENGTH(child.pairs); i++)
+		close(child.pairs[i].peer);
+}
+
+static void
+test_stopped_before_ending(void **state)
+{
+	/* Fails if a connection that ends after the list was gone through is
+	 * logged twice, or after the last line. */
+	struct ends ends;
+
+	(void)state;
+	launch();
+	command('S');
+	ends = start_in_child(0);
+	command('x');
+	assert_cut_off(ends, 0, 0);
+	assert_child_logs("waiting", "");
+	end(ends);
+	assert_stopped(0, 1);
+	for (size_t i = 1; i < LENGTH(child.pairs); i++)
+		close(child.pairs[i].peer);
+}
+
+static void
 test_stopped_while_ending(void **state)
 {
 	/* Fails if a connection that ends while the list is gone through hangs
@@ -1732,6 +1928,7 @@ main(void)
 	    TEST(test_resets),
 	    TEST(test_threads),
 	    TEST(test_engine),
+	    TEST(test_paired),
 	    TEST(test_client_unmapped),
 	    TEST(test_target),
 	    TEST(test_connect),
@@ -1742,8 +1939,10 @@ main(void)
 	    TEST(test_failures_free),
 	    TEST(test_limit_changed),
 	    TEST(test_counted_until_logged),
+	    TEST(test_leaves_the_list_first),
 	    TEST(test_report_holds_up_nobody),
 	    TEST(test_idle),
+	    TEST(test_idle_refused),
 	    TEST(test_idle_not_at_once),
 	    TEST(test_idle_not_while_dialling),
 	    TEST(test_idle_half_closed),
@@ -1751,6 +1950,9 @@ main(void)
 	    TEST(test_stopped),
 	    TEST(test_stopped_beside_ends),
 	    TEST(test_stopped_log_stuck),
+	    TEST(test_stopped_when_logged),
+	    TEST(test_stopped_before_logging),
+	    TEST(test_stopped_before_ending),
 	    TEST(test_stopped_while_ending),
 	};
 
