@@ -149,7 +149,7 @@ WRAPS_copy = close fcntl mmap munmap pipe2 poll recv send setsockopt splice
 WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
-	shutdown splice stream_delivered stream_gone
+	shutdown splice stream_delivered stream_error stream_gone
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
 	malloc open poll pthread_create signalfd stream_listen
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \

@@ -44,6 +44,8 @@ bool __real_stream_gone(int fd);
 bool __wrap_stream_gone(int fd);
 bool __real_stream_delivered(int fd);
 bool __wrap_stream_delivered(int fd);
+int __real_stream_error(int fd);
+int __wrap_stream_error(int fd);
 
 /* What goes wrong. Set before the relay starts. */
 static struct {
@@ -57,6 +59,13 @@ static struct {
 	sem_t stolen, ended;     /* and after that, its reader sees the end */
 	bool blind;              /* nobody watches for resets */
 	_Atomic int send_fd, send_error; /* writing to this fails */
+	_Atomic int failing_looks;       /* so many that don't wait fail */
+	int socket_error; /* which one it is, if a socket has one */
+	int alive_fd; /* of a vsock peer that has not closed, as far as it */
+	atomic_bool asked, shut; /* can be known: first asked when shut down */
+	int slow_fd;             /* shutdown(2) of it lasts until: */
+	int late_fd;             /* or watching it, which sees nothing */
+	sem_t release;
 } faults;
 /* A vsock peer that has closed both ways, as far as the relay can see. */
 static _Atomic int gone_fd;
@@ -64,8 +73,13 @@ static _Atomic int gone_fd;
 static atomic_bool deadline_passed;
 /* What was sent on this has not arrived. */
 static _Atomic int undelivered_fd;
-/* How many seconds the relay's clock is ahead. */
-static _Atomic int seconds_ahead;
+/* It was asked so often whether that has arrived, and did so once. */
+static _Atomic size_t questions;
+static _Atomic int delivered_fd;
+/* Pauses between that are no pause of 10 ms; resets without a record of why. */
+static _Atomic int odd_pauses, unrecorded;
+/* What the relay's clock shows; 0: the time. */
+static _Atomic long relay_ms;
 static _Atomic int reads_left;
 /* Threads inside of calls that wait on a descriptor, but for poll(2). */
 static _Atomic int waiting[256];
@@ -73,6 +87,8 @@ static _Atomic int waiting[256];
 static _Atomic int without_room[256];
 /* Threads in poll(2) that watch for a reset after an end; all calls of it. */
 static _Atomic int watching;
+/* Looks at a descriptor by poll(2), without waiting. */
+static _Atomic size_t looks[256];
 static _Atomic size_t polls;
 /* The most that was written by one call. */
 static _Atomic size_t largest[256];
@@ -166,27 +182,49 @@ int
 __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
 	int status = __real_clock_gettime(clock, now);
+	long ms = relay_ms;
 
-	if (!pthread_equal(pthread_self(), main_thread))
-		now->tv_sec += seconds_ahead;
+	if (ms != 0 && !pthread_equal(pthread_self(), main_thread))
+		*now = (struct timespec){ms / 1000, ms % 1000 * 1000000};
 	return status;
 }
 
 bool
 __wrap_stream_gone(int fd)
 {
-	return fd == gone_fd || fd == faults.send_fd;
+	if (fd == faults.alive_fd) {
+		if (!atomic_exchange(&faults.asked, true))
+			wait_in_time(&faults.release);
+		return faults.shut;
+	}
+	return fd == gone_fd;
 }
 
 bool
 __wrap_stream_delivered(int fd)
 {
-	return fd != undelivered_fd && __real_stream_delivered(fd);
+	questions++;
+	if (fd == undelivered_fd || !__real_stream_delivered(fd))
+		return false;
+	delivered_fd = fd;
+	return true;
 }
+
+int
+__wrap_stream_error(int fd)
+{
+	int error = __real_stream_error(fd);
+
+	return error != 0 && faults.socket_error != 0 ? faults.socket_error
+						      : error;
+}
+
+static bool relay_has_failed(void);
 
 int
 __wrap_connect(int fd, const struct sockaddr *address, socklen_t length)
 {
+	unrecorded += address->sa_family == AF_UNSPEC && !relay_has_failed();
 	if (address->sa_family == AF_UNSPEC && faults.busy_while_waiting &&
 	    waiting[fd] > 0) {
 		errno = EBUSY;
@@ -199,17 +237,31 @@ int
 __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 {
 	bool watches = count == 1 && fds->events == 0 && timeout == 900;
-	bool lacks_room = timeout == 1000 && fds->events == POLLOUT;
+	bool lacks_room =
+	    count > 0 && timeout == 1000 && fds->events == POLLOUT;
 	int status;
 
 	if (timeout <= 1000) /* those of the test wait for longer */
 		polls++;
+	if (fds == NULL) {
+		odd_pauses += timeout != 10;
+	} else if (timeout == 0) {
+		looks[fds->fd]++;
+		if (faults.failing_looks > 0 && faults.failing_looks-- > 0) {
+			errno = ENOMEM;
+			return -1;
+		}
+	}
 	if (faults.blind && count == 2)
 		fds[--count].revents = 0;
 	if (watches) {
 		watching++;
 		/* Nothing but an event may end this in time. */
-		if (faults.blind)
+		if (fds->fd == faults.late_fd) { /* its time is over */
+			wait_in_time(&faults.release);
+			fds->revents = 0;
+			status = 0;
+		} else if (faults.blind)
 			status = __real_poll(NULL, 0, 10);
 		else if (faults.shutdown_error == EIO || gone_fd != -1)
 			/* nothing happens that poll(2) could tell */
@@ -297,11 +349,20 @@ __wrap_setsockopt(
 int
 __wrap_shutdown(int fd, int how)
 {
+	int status;
+
 	if (fd == faults.shutdown_fd && how == SHUT_WR) {
 		errno = faults.shutdown_error;
 		return -1;
 	}
-	return __real_shutdown(fd, how);
+	status = __real_shutdown(fd, how);
+	if (fd == faults.alive_fd && how == SHUT_WR) {
+		faults.shut = true;
+		(void)sem_post(&faults.release);
+	}
+	if (fd == faults.slow_fd && how == SHUT_WR)
+		wait_in_time(&faults.release);
+	return status;
 }
 
 ssize_t
@@ -350,6 +411,12 @@ run_relay(void *argument)
 	relay_run(&relay.relay, relay.up, relay.down);
 }
 
+static bool
+relay_has_failed(void)
+{
+	return relay.relay.failure != 0;
+}
+
 /* How it ended. */
 static enum relay_end
 relay_end(void)
@@ -390,13 +457,17 @@ prepare(size_t which)
 	relay.before = 0;
 	memset(&faults, 0, sizeof(faults));
 	faults.read_fd = faults.shutdown_fd = faults.stolen_fd = -1;
-	faults.send_fd = gone_fd = undelivered_fd = -1;
-	seconds_ahead = 0;
+	faults.alive_fd = faults.slow_fd = faults.late_fd = -1;
+	assert_int_equal(sem_init(&faults.release, 0, 0), 0);
+	faults.send_fd = gone_fd = undelivered_fd = delivered_fd = -1;
+	questions = 0;
+	odd_pauses = unrecorded = 0;
+	relay_ms = 0;
 	deadline_passed = false;
 	reads_left = 1;
 	polls = 0;
 	for (size_t i = 0; i < LENGTH(largest); i++)
-		largest[i] = 0;
+		largest[i] = looks[i] = 0;
 }
 
 static void
@@ -449,6 +520,9 @@ assert_ends(enum relay_end end, int error)
 	job_end(&relay.job);
 	assert_int_equal(relay_end(), end);
 	assert_int_equal(relay_error(), error);
+	assert_int_equal(relay.relay.deadline, end != RELAY_EOF);
+	assert_int_equal(odd_pauses, 0);
+	assert_int_equal(unrecorded, 0);
 	assert_int_not_equal(fcntl(relay.client.ours, F_GETFD), -1);
 	assert_int_not_equal(fcntl(relay.upstream.ours, F_GETFD), -1);
 }
@@ -1141,6 +1215,23 @@ check_end_before_error_after_end(const struct side *side)
 }
 
 static void
+check_end_before_error_gone(const struct side *side)
+{
+	/* Then nothing can be sent to it either. */
+	gone_fd = side->pair->ours;
+	relay.relay.paired = true;
+	check_end_before_error(side);
+}
+
+static void
+check_end_before_error_unseen(const struct side *side)
+{
+	/* A poll(2) that has no memory has seen nothing. */
+	faults.failing_looks = 3;
+	check_end_before_error(side);
+}
+
+static void
 test_end_before_error(void **state)
 {
 	/* Fails if an end-of-file is believed while the socket has an error, as
@@ -1148,6 +1239,8 @@ test_end_before_error(void **state)
 	(void)state;
 	for_each(check_end_before_error);
 	for_each(check_end_before_error_after_end);
+	for_each(check_end_before_error_gone);
+	for_each(check_end_before_error_unseen);
 }
 
 static void
@@ -1257,6 +1350,7 @@ static void
 check_reads_no_more(const struct side *side)
 {
 	/* As a vsock peer that has shut down reading: it may send on. */
+	gone_fd = side->pair->ours;
 	start_unwritable(side, EPIPE);
 	AWAIT(relay.relay.failure != 0);
 	for (int i = 0; i < 3; i++)
@@ -1268,21 +1362,62 @@ check_reads_no_more(const struct side *side)
 }
 
 static void
+check_reads_no_more_unread(const struct side *side)
+{
+	size_t before;
+	long ms;
+
+	/* What it has sent has ten seconds, once it has ended. */
+	gone_fd = side->pair->ours;
+	undelivered_fd = side->opposite->ours;
+	start_unwritable(side, EPIPE);
+	AWAIT(relay.relay.failure != 0);
+	half_close(side->pair->peer);
+	AWAIT(relay.relay.deadline != 0);
+	ms = -now_ms();
+	before = questions;
+	pause_ms(50);
+	before = questions - before;
+	ms += now_ms();
+	/* Two threads ask about two sockets, every 10 ms. */
+	assert_in_range(before, 0, 4 * (ms / 10 + 2));
+	pass_last_seconds();
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, EPIPE);
+}
+
+static void
+check_broken_pipe(const struct side *side)
+{
+	/* TCP says so when the reset was told elsewhere: time runs. */
+	start_unwritable(side, EPIPE);
+	AWAIT(relay.relay.deadline != 0);
+	half_close(side->pair->peer);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ECONNRESET);
+}
+
+static void
 test_reads_no_more(void **state)
 {
 	/* Fails if a side that reads no more can't send what it has to say, or
-	 * its end looks as if it had read all. */
+	 * its end looks as if it had read all, or is kept for ever by a reader
+	 * of what it sent. */
 	(void)state;
 	for_each(check_reads_no_more);
+	for_each(check_reads_no_more_unread);
+	for_each(check_broken_pipe);
 }
+
+static int write_error;
 
 static void
 check_write_error(const struct side *side)
 {
-	start_unwritable(side, ENOBUFS);
+	start_unwritable(side, write_error);
 	assert_reset(side->opposite->peer);
 	assert_reset(side->pair->peer);
-	assert_ends(side->error, ENOBUFS);
+	assert_ends(side->error, write_error);
 }
 
 static void
@@ -1290,8 +1425,40 @@ test_write_error(void **state)
 {
 	/* Fails if a connection that can't go on, though both sides are there,
 	 * waits for them to end. */
+	static const int errors[] = {ENOMEM, ENOBUFS, EIO};
+
 	(void)state;
-	for_each(check_write_error);
+	for (size_t i = 0; i < LENGTH(errors); i++) {
+		write_error = errors[i];
+		for_each(check_write_error);
+	}
+}
+
+static void
+check_end_after_failure(const struct side *side)
+{
+	/* It would be told of an end while the other side still reads. */
+	faults.read_fd = side->pair->ours;
+	faults.read_error = ETIMEDOUT;
+	undelivered_fd = side->opposite->ours;
+	start_cold();
+	AWAIT(relay.relay.failure != 0);
+	half_close(side->opposite->peer);
+	/* When the end has come, and when it was passed on, or not. */
+	AWAIT(looks[side->opposite->ours] == 2);
+	undelivered_fd = -1;
+	assert_reset(side->pair->peer);
+	assert_reset(side->opposite->peer);
+	assert_ends(side->error, ETIMEDOUT);
+}
+
+static void
+test_end_after_failure(void **state)
+{
+	/* Fails if a side that can't be read any more is told that the other
+	 * one has said all, as if its own had come through. */
+	(void)state;
+	for_each(check_end_after_failure);
 }
 
 /* What a vsock peer sent has arrived, and it has closed both ways. */
@@ -1366,34 +1533,58 @@ test_paired(void **state)
 static void
 check_gone(const struct side *side)
 {
+	size_t before;
+
 	gone_fd = side->pair->ours;
+	relay_ms = now_ms();
 	start();
 	assert_int_equal(write_all(side->pair->peer, "all", 3), 0);
 	half_close(side->pair->peer);
 	assert_int_equal(read_all(side->opposite->peer, (char[3]){0}, 3), 3);
 	assert_end(side->opposite->peer);
-	seconds_ahead = 59;
-	pause_ms(50); /* the watch looks, every 10 ms here */
+	/* The watch looks, every 10 ms here. */
+	AWAIT(delivered_fd == side->opposite->ours);
+	before = polls;
+	AWAIT(polls > before);
+	relay_ms += 59999;
+	before = polls;
+	AWAIT(polls > before + 1);
 	assert_int_equal(relay.relay.failure, 0);
-	seconds_ahead = 60;
+	relay_ms++;
 	assert_true(wait_for(side->opposite->peer, 0));
 	assert_ends(side->error, EPIPE);
 }
 
 static void
+check_gone_in_time(const struct side *side)
+{
+	/* Its end is seen only when the other one was passed on. */
+	gone_fd = side->pair->ours;
+	start();
+	half_close(side->opposite->peer);
+	assert_end(side->pair->peer);
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_ends(RELAY_EOF, 0);
+}
+
+static void
 check_gone_undelivered(const struct side *side)
 {
+	size_t before;
+
 	gone_fd = side->pair->ours;
 	undelivered_fd = side->opposite->ours;
 	start();
 	half_close(side->pair->peer);
 	assert_end(side->opposite->peer);
-	seconds_ahead = 100;
-	pause_ms(50);
+	relay_ms = now_ms() + 100000;
+	before = polls;
+	AWAIT(polls > before + 1);
 	assert_int_equal(relay.relay.failure, 0);
 	undelivered_fd = -1;
-	AWAIT(atomic_fetch_add(&seconds_ahead, 30) > 0 &&
-	      relay.relay.failure != 0);
+	AWAIT(
+	    atomic_fetch_add(&relay_ms, 30000) > 0 && relay.relay.failure != 0);
 	assert_true(wait_for(side->opposite->peer, 0));
 	assert_ends(side->error, EPIPE);
 }
@@ -1405,6 +1596,7 @@ test_gone(void **state)
 	 * keeps its place for ever when the other side is silent. */
 	(void)state;
 	for_each(check_gone);
+	for_each(check_gone_in_time);
 	for_each(check_gone_undelivered);
 }
 
@@ -1614,6 +1806,7 @@ main(void)
 	    cmocka_unit_test(test_sent_before_reset),
 	    cmocka_unit_test(test_reads_no_more),
 	    cmocka_unit_test(test_write_error),
+	    cmocka_unit_test(test_end_after_failure),
 	    cmocka_unit_test(test_paired),
 	    cmocka_unit_test(test_gone),
 	    cmocka_unit_test(test_end_not_passed_on),
