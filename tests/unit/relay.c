@@ -660,6 +660,31 @@ check_ends_soon(const struct side *side)
 	/* The watch looks up by itself after 60 s only, see __wrap_poll(). */
 	assert_in_range(now_ms() - begin, 0, DEADLINE_S * 1000);
 	assert_int_equal(watching, 0);
+	/* When its end has come, and when the other direction has ended. */
+	assert_int_equal(looks[relay.client.ours], 2);
+	assert_int_equal(looks[relay.upstream.ours], 2);
+}
+
+static void
+check_ends_while_passed_on(const struct side *side)
+{
+	faults.slow_fd = side->pair->ours;
+	start();
+	half_close(side->opposite->peer);
+	assert_end(side->pair->peer);
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_int_equal(sem_post(&faults.release), 0);
+	assert_ends(RELAY_EOF, 0);
+}
+
+static void
+test_ends_while_passed_on(void **state)
+{
+	/* Fails if a side that answers an end with its own, before the thread
+	 * that passed that on has returned from the kernel, counts as reset. */
+	(void)state;
+	for_each(check_ends_while_passed_on);
 }
 
 static void
@@ -1014,7 +1039,52 @@ check_gone_noticed(const struct side *side)
 	reset_peer(side->pair);
 	assert_true(wait_for(side->opposite->peer, 0));
 	/* By the watch, which knows what a broken pipe means here. */
+	assert_ends(side->error,
+	    faults.socket_error != 0 ? faults.socket_error : ECONNRESET);
+}
+
+static void
+check_timeout_noticed(const struct side *side)
+{
+	/* As when no probe was answered. */
+	faults.socket_error = ETIMEDOUT;
+	check_gone_noticed(side);
+}
+
+/* More than a peer takes that doesn't read, less than the kernel takes. */
+#define UNREAD 300000
+
+static void
+check_gone_at_the_end(const struct side *side)
+{
+	static const char zeros[UNREAD];
+	_Atomic uint64_t *moved =
+	    side->pair == &relay.client ? &relay.relay.down : &relay.relay.up;
+
+	faults.late_fd = side->pair->ours;
+	start();
+	half_close(side->pair->peer);
+	assert_end(side->opposite->peer);
+	await_watching(1);
+	assert_int_equal(write_all(side->opposite->peer, zeros, UNREAD), 0);
+	half_close(side->opposite->peer);
+	/* When its end has come, and when the other end is passed on. */
+	AWAIT(looks[side->opposite->ours] == 2);
+	assert_int_equal(*moved - relay.before, UNREAD);
+	reset_peer(side->pair);
+	assert_true(wait_for(side->pair->ours, 0));
+	assert_int_equal(sem_post(&faults.release), 0);
 	assert_ends(side->error, ECONNRESET);
+}
+
+static void
+test_gone_at_the_end(void **state)
+{
+	/* Fails if a side that goes without having read the end of an answer,
+	 * just before the thread that watches it learns that all is sent,
+	 * counts as served. */
+	(void)state;
+	for_each(check_gone_at_the_end);
 }
 
 static void
@@ -1026,6 +1096,7 @@ test_gone_after_request(void **state)
 	for_each(check_gone_after_request);
 	for_each(check_gone_unnoticed);
 	for_each(check_gone_noticed);
+	for_each(check_timeout_noticed);
 }
 
 /* What was on its way when a side failed has ten seconds. They pass now. */
@@ -1519,6 +1590,21 @@ check_done(const struct side *side)
 }
 
 static void
+check_done_while_asked(const struct side *side)
+{
+	/* That happens between the question and what is made of the answer. */
+	relay.relay.paired = true;
+	faults.alive_fd = side->pair->ours;
+	start();
+	half_close(side->pair->peer);
+	AWAIT(faults.asked);
+	half_close(side->opposite->peer);
+	assert_end(side->pair->peer);
+	assert_end(side->opposite->peer);
+	assert_ends(RELAY_EOF, 0);
+}
+
+static void
 test_paired(void **state)
 {
 	/* Fails if data that the other program of a pair cut off looks
@@ -1528,6 +1614,7 @@ test_paired(void **state)
 	for_each(check_gave_up_later);
 	for_each(check_gave_up_before);
 	for_each(check_done);
+	for_each(check_done_while_asked);
 }
 
 static void
@@ -1789,6 +1876,7 @@ main(void)
 	    cmocka_unit_test(test_both_ways_at_once),
 	    cmocka_unit_test(test_ends_at_once),
 	    cmocka_unit_test(test_ends_soon),
+	    cmocka_unit_test(test_ends_while_passed_on),
 	    cmocka_unit_test(test_no_spin),
 	    cmocka_unit_test(test_chunks),
 	    cmocka_unit_test(test_second_stack),
@@ -1797,6 +1885,7 @@ main(void)
 	    cmocka_unit_test(test_reset_of_answer),
 	    cmocka_unit_test(test_reset_in_flight),
 	    cmocka_unit_test(test_gone_after_request),
+	    cmocka_unit_test(test_gone_at_the_end),
 	    cmocka_unit_test(test_blocked_writer),
 	    cmocka_unit_test(test_blocked_writer_busy),
 	    cmocka_unit_test(test_error_reported_before),
