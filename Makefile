@@ -205,7 +205,7 @@ $(PROGRAMS:%=$(O)/tests/fuzz/%.o): $(O)/tests/fuzz/%.o: src/%.c VERSION Makefile
 $(INTEGRATION_FILE): $(INTEGRATION:%=$(O)/tests/integration/%.o)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) -lcmocka
 
-$(O)/tests/loopback: $(O)/tests/loopback.o
+$(O)/tests/loopback $(O)/tests/enclave/talk: %: %.o
 	$(CC) -o $@ $^ $(ALL_LDFLAGS)
 
 ifneq ($(SANITIZE),)
@@ -297,7 +297,8 @@ soak:
 # An enclave in an emulated host.
 check-enclave:
 	@tools/setup build static guest enclave
-	@$(MAKE_QUIETLY) O=$(O)/enclave STATIC=1 CC=musl-gcc all
+	@$(MAKE_QUIETLY) O=$(O)/enclave STATIC=1 CC=musl-gcc all \
+		$(O)/enclave/tests/enclave/talk
 	@tools/check-enclave $(O)/enclave $(GUEST_CACHE)
 
 # Under the service manager of Debian's package. FLAGS= are the programs'.
