@@ -212,13 +212,12 @@ serve_client(int fd)
 
 /* Goes to the background when it listens. */
 static void
-serve(struct sockaddr_in *address)
+serve(struct sockaddr_in *at)
 {
 	int yes = 1, fd, listener = socket(AF_INET, SOCK_STREAM, 0);
 
 	(void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-	if (bind(listener, (struct sockaddr *)address, sizeof(*address)) ==
-		-1 ||
+	if (bind(listener, (struct sockaddr *)at, sizeof(*at)) == -1 ||
 	    listen(listener, 64) == -1 || daemon(1, 1) == -1)
 		die("serve");
 	(void)signal(SIGCHLD, SIG_IGN); /* no zombies */
@@ -237,13 +236,12 @@ serve(struct sockaddr_in *address)
 }
 
 static void
-call(struct talk *talk, struct sockaddr_in *address)
+call(struct talk *talk, struct sockaddr_in *at)
 {
 	talk->fd = socket(AF_INET, SOCK_STREAM, 0);
 	talk->got = 0;
 	talk->left = is(talk, "early") ? UINT64_MAX : 0;
-	if (connect(talk->fd, (struct sockaddr *)address, sizeof(*address)) ==
-	    -1)
+	if (connect(talk->fd, (struct sockaddr *)at, sizeof(*at)) == -1)
 		die("connect");
 	if (send(talk->fd, &talk->greeting, sizeof(talk->greeting),
 		MSG_NOSIGNAL) != sizeof(talk->greeting))
