@@ -154,8 +154,8 @@ WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
 	malloc open poll pthread_create signalfd stream_listen
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll setsockopt shutdown socket
-INTEGRATION = bridge compat faults harness main network program strict \
-	strict_chain strict_dial strict_end strict_hostile strict_limits \
+INTEGRATION = bridge compat faults faults_busy harness main network program \
+	strict strict_chain strict_dial strict_end strict_hostile strict_limits \
 	strict_listen strict_load strict_log strict_service strict_stop \
 	strict_target strict_usage traffic
 FUZZ = address options preamble
@@ -168,9 +168,9 @@ FUZZ_WRAPS_preamble = recv
 INTEGRATION_FILE = $(O)/tests/integration/integration
 # The programs once more, with calls that fail when a test says so.
 FAULT_FILES = $(if $(SANITIZE),,$(PROGRAMS:%=$(O)/fault/%))
-WRAPS_fault = accept4 calloc connect fcntl free getaddrinfo getsockname \
-	getsockopt malloc mmap munmap pipe2 poll pthread_create recv send \
-	setsockopt shutdown socket splice write
+WRAPS_fault = accept4 calloc clock_gettime connect fcntl free getaddrinfo \
+	getsockname getsockopt malloc mmap munmap pipe2 poll pthread_create \
+	recv send setsockopt shutdown socket splice write
 
 # cmocka 2 calls deprecated what cmocka 1 has nothing else for.
 $(O)/tests/%.o: tests/%.c VERSION Makefile

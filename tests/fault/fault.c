@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What the linker makes of a name: the real one, and its stand-in. */
@@ -98,9 +99,19 @@ lose(int fd, int error)
 WRAP(FAULT_ACCEPT4, int, accept4,
     (int fd, struct sockaddr *address, socklen_t *length, int flags),
     (fd, address, length, flags))
-WRAP(FAULT_CONNECT, int, connect,
-    (int fd, const struct sockaddr *address, socklen_t length),
-    (fd, address, length))
+WRAPPED(
+    int, connect, (int fd, const struct sockaddr *address, socklen_t length))
+{
+	int saved = errno, error = due(FAULT_CONNECT);
+
+	if (error == 0 && fault->busy && address->sa_family == AF_UNSPEC) {
+		error = EBUSY;
+		fault->refused++;
+	}
+	errno = error == 0 ? saved : error;
+	return error == 0 ? __real_connect(fd, address, length) : -1;
+}
+
 WRAP(FAULT_GETSOCKNAME, int, getsockname,
     (int fd, struct sockaddr *address, socklen_t *length),
     (fd, address, length))
@@ -138,6 +149,15 @@ WRAPPED(int, fcntl, (int fd, int command, ...))
 	value = va_arg(arguments, int); /* if there is none, nobody looks */
 	va_end(arguments);
 	return __real_fcntl(fd, command, value);
+}
+
+WRAPPED(int, clock_gettime, (clockid_t id, struct timespec *now))
+{
+	int status = __real_clock_gettime(id, now);
+
+	if (id == CLOCK_MONOTONIC)
+		now->tv_sec += (time_t)fault->ahead_s;
+	return status;
 }
 
 /* Of splice(2)'s two descriptors, the pipe has a size. */

@@ -57,6 +57,12 @@ struct fault_rule {
 struct fault {
 	atomic_bool armed;
 	struct fault_rule rules[2];
+	/* No socket can be disconnected (EBUSY), as on kernels of mid-2023
+	 * where a thread waits in it; and how often one could not. */
+	atomic_bool busy;
+	atomic_uint refused;
+	/* How far CLOCK_MONOTONIC is ahead. */
+	atomic_uint ahead_s;
 	/* What the program has of mmap(2) and malloc(3), and not given back. */
 	atomic_int mappings, allocations;
 };

@@ -6,9 +6,8 @@
  * neither may notice. The one that the fault hits moves messages and bulk both
  * ways, and must arrive whole, or fail where both ends and the log can see it.
  */
+#include "faults.h"
 #include "strict.h"
-
-#include "../fault/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -215,9 +214,8 @@ teardown(void **state)
 	return harness_teardown(state);
 }
 
-/* Makes the orders that a program maps. Returns its environment. */
-static char *const *
-make_orders(struct fault **fault)
+char *const *
+faults_orders(struct fault **fault)
 {
 	static char *env[2];
 	int fd = memfd_create("fault", MFD_CLOEXEC);
@@ -560,7 +558,7 @@ open_stage(struct stage *s)
 	    .extra = (char *[]){"--copy",
 		harness_text("%s", mode_words[s->mode]), NULL},
 	    .below = "fault",
-	    .env = make_orders(&s->fault)};
+	    .env = faults_orders(&s->fault)};
 	bridge_open(&s->bridge);
 	s->bridge.extra = NULL;
 	s->program = s->bridge.first;
@@ -765,5 +763,5 @@ faults_run(void)
 		    "programs, linked for it, without sanitizers\n");
 		return 0;
 	}
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, NULL) + faults_busy_run();
 }
