@@ -157,7 +157,7 @@ WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 INTEGRATION = bridge compat faults faults_busy harness main network program \
 	strict strict_chain strict_dial strict_end strict_hostile strict_limits \
 	strict_listen strict_load strict_log strict_service strict_stop \
-	strict_target strict_usage traffic
+	strict_target strict_usage traffic web
 FUZZ = address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
 FUZZ_NEEDS_address = address
@@ -228,6 +228,7 @@ PROXY_DIR_HOST = $(PROXY_DIR)
 PROXY_DIR_ENCLAVE = $(PROXY_DIR)
 GROUP = all
 TESTS =
+NGINX =
 GUEST ?=
 KERNEL ?=
 export GUEST KERNEL
@@ -259,8 +260,16 @@ check-integration:
 		$(addprefix --add ,$(INTEGRATION_FILE) $(FAULT_FILES)) \
 		--env GROUP=$(GROUP) \
 		--env TESTS="$(TESTS)" --env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
-		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) -- \
+		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) \
+		$(if $(NGINX),--add $(NGINX) --env NGINX=$(NGINX)) -- \
 		$(abspath $(INTEGRATION_FILE))
+
+# With a real web server: fetched, because one that is installed is started.
+check-web:
+	@tools/setup build check vsock
+	@tools/fetch nginx $(O)/web
+	@$(MAKE_QUIETLY) check-integration GROUP=web \
+		NGINX=$(abspath $(O))/web/nginx
 
 # A leak is an error, too, but for what may belong to threads that still run.
 # The exit status is none that a test expects of a child.
@@ -359,7 +368,7 @@ demo:
 
 .PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
 	check-integration check-model check-musl check-nix check-reproducible check-unit \
-	check-supervisor check-valgrind clean demo dist fuzz fuzz-all install lint \
-	soak uninstall unit
+	check-supervisor check-valgrind check-web clean demo dist fuzz fuzz-all install \
+	lint soak uninstall unit
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

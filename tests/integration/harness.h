@@ -83,5 +83,6 @@ harness_text(const char *format, ...);
 int compat_run(void);
 int faults_run(void);
 int strict_run(void);
+int web_run(void);
 
 #endif
