@@ -74,7 +74,8 @@ static struct {
 	bool blind;               /* poll(2) doesn't tell about `to` */
 	bool patient;             /* its second ends by events only, or: */
 	atomic_bool second_over;  /* by this */
-	_Atomic size_t odd_waits; /* calls of it for another time */
+	_Atomic size_t odd_waits; /* calls of it for another time, */
+	_Atomic size_t to_only;   /* and for `to` alone */
 	_Atomic int waiting;      /* in poll(2), and longer than that */
 	_Atomic int splicing;     /* in splice(2) to `to` */
 	_Atomic size_t mmap_size; /* of the last one */
@@ -186,6 +187,7 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 	if (!is_copier)
 		return __real_poll(fds, count, timeout);
 	calls.odd_waits += timeout != 1000;
+	calls.to_only += count == 1;
 	if (obey(next(&calls.poll, 0, 0), &(size_t){0}))
 		return -1;
 	if (calls.blind) {
@@ -1296,6 +1298,7 @@ test_waits_for_room(void **state)
 		assert_int_equal(shutdown(copy.from.peer, SHUT_WR), 0);
 		assert_ended(COPY_EOF, 0);
 		assert_int_equal(copy.moved, stuck.before + stuck.size + 4);
+		assert_int_equal(calls.to_only, 0); /* `from` is watched */
 		assert_no_more();
 		finish();
 	}

@@ -1750,11 +1750,14 @@ test_no_thread(void **state)
 	for (size_t i = 0; i < LENGTH(ways); i++) {
 		prepare(i);
 		faults.create_error = EAGAIN;
+		faults.read_fd = relay.client.ours;
+		faults.read_error = EIO;
 		start();
 		assert_reset(relay.client.peer);
 		assert_reset(relay.upstream.peer);
 		assert_ends(RELAY_NO_RESOURCES, EAGAIN);
 		assert_moved(0, 0);
+		assert_int_equal(reads_left, 1);
 		finish();
 	}
 }
