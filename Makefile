@@ -143,15 +143,15 @@ NEEDS_service = service
 NEEDS_stream = stream address
 WRAPS_capacity = open prlimit
 WRAPS_connection = clock_gettime close connect free log_line malloc poll \
-	pthread_create pthread_mutex_unlock relay_run stream_complete stream_connect \
-	stream_original_destination
+	pthread_create pthread_mutex_unlock relay_run stream_complete \
+	stream_connect stream_original_destination
 WRAPS_copy = close fcntl mmap munmap pipe2 poll recv send setsockopt splice
 WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
 	shutdown splice stream_delivered stream_error stream_gone
 WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
-	malloc open poll pthread_create signalfd stream_listen
+	malloc open poll pthread_create signalfd stream_listen stream_prepare
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \

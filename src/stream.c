@@ -47,7 +47,9 @@ stream_prepare(int fd, int family)
 		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_s);
 		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_s);
 		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
-		SET_OPTION(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, stream_stall_ms);
+		if (stream_stall_ms != 0)
+			SET_OPTION(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+			    stream_stall_ms);
 	} else if (size != 0) { /* up to a maximum, which anybody may raise */
 		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, size);
 		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, size);

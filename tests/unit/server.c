@@ -52,6 +52,8 @@ int __real_signalfd(int fd, const sigset_t *set, int flags);
 int __wrap_signalfd(int fd, const sigset_t *set, int flags);
 int __real_stream_listen(const struct address *address);
 int __wrap_stream_listen(const struct address *address);
+void __real_stream_prepare(int fd, int family);
+void __wrap_stream_prepare(int fd, int family);
 
 #define MOST_CALLS 32
 
@@ -67,6 +69,7 @@ struct shared {
 	bool tells_of_exit; /* exit(3) leaves a line in the log */
 	_Atomic size_t accepts, creates, mallocs; /* calls */
 	_Atomic int accept_flags;                 /* of all calls */
+	_Atomic int prepared;                     /* accepted sockets */
 	bool without_streams; /* start with none of the standard ones */
 	bool without_null;    /* nor with a /dev/null */
 	bool without_reader;  /* nobody reads the log */
@@ -318,6 +321,13 @@ __wrap_stream_listen(const struct address *address)
 		return __real_stream_listen(&loopback);
 	errno = shared->listen_error;
 	return -1;
+}
+
+void
+__wrap_stream_prepare(int fd, int family)
+{
+	shared->prepared++;
+	__real_stream_prepare(fd, family);
 }
 
 /* What the test is to the child: its upstream, if it accepts. */
@@ -654,6 +664,8 @@ test_serves(void **state)
 	assert_true(shared->ignores_sighup);
 	assert_int_not_equal(shared->no_delay, 0);
 	assert_int_equal(shared->delayed, 0);
+	/* They have the listener's options: seven calls less for each. */
+	assert_int_equal(shared->prepared, 0);
 	/* The listener, and two to be woken by. */
 	assert_int_equal(
 	    shared->first_descriptors, shared->own_descriptors + 3);
