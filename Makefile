@@ -25,6 +25,7 @@ STATIC =
 PREFIX = /usr/local
 BINDIR = $(PREFIX)/bin
 MANDIR = $(PREFIX)/share/man
+SYSTEMDUNITDIR =
 DESTDIR =
 
 # Yours to set. The time goes by in the kernel, so -Os.
@@ -102,17 +103,30 @@ ifneq ($(STATIC),)
 	esac
 endif
 
+UNITS = $(DESTDIR)$(SYSTEMDUNITDIR)
 install: $(PROGRAM_FILES)
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man7 \
 		$(DESTDIR)$(MANDIR)/man8
 	install -m 755 $(PROGRAM_FILES) $(DESTDIR)$(BINDIR)
 	install -m 644 man/tcp-proxy.7 $(DESTDIR)$(MANDIR)/man7
 	install -m 644 $(PROGRAMS:%=man/%.8) $(DESTDIR)$(MANDIR)/man8
+ifneq ($(SYSTEMDUNITDIR),)
+	install -d $(UNITS)
+	for program in $(PROGRAMS); do \
+		case $$program in vsock-*) listener=vsock ;; *) listener=tcp ;; esac; \
+		install -m 644 systemd/$$listener@.socket $(UNITS)/$$program@.socket && \
+		sed 's|/usr/local/bin/|$(BINDIR)/|' systemd/program@.service | \
+			install -m 644 /dev/stdin $(UNITS)/$$program@.service || exit 1; \
+	done
+endif
 
 uninstall:
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BINDIR)/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(MANDIR)/man8/%.8) \
 		$(DESTDIR)$(MANDIR)/man7/tcp-proxy.7
+ifneq ($(SYSTEMDUNITDIR),)
+	rm -f $(foreach kind,service socket,$(PROGRAMS:%=$(UNITS)/%@.$(kind)))
+endif
 
 # The source as it was committed last: the same bytes from the same commit.
 ARCHIVE = tcp-proxy-$(VERSION)
