@@ -330,6 +330,13 @@ check-supervisor:
 	@$(MAKE_QUIETLY) all $(O)/tests/loopback
 	@FLAGS='$(FLAGS)' tools/check-supervisor $(O) $(GUEST_CACHE)
 
+# The units that make install installs, under systemd.
+check-systemd:
+	@tools/setup build check guest systemd
+	@$(MAKE_QUIETLY) install DESTDIR=$(O)/systemd PREFIX=/usr \
+		SYSTEMDUNITDIR=/usr/lib/systemd/system
+	@tools/check-systemd $(O)/systemd $(GUEST_CACHE)
+
 # Each for SECONDS (60). What is found is kept, apart from what the source has.
 fuzz:
 	@tools/setup build fuzz
@@ -382,7 +389,7 @@ demo:
 
 .PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
 	check-integration check-model check-musl check-nix check-reproducible check-unit \
-	check-supervisor check-valgrind check-web clean demo dist fuzz fuzz-all install \
-	lint soak uninstall unit
+	check-supervisor check-systemd check-valgrind check-web clean demo dist fuzz \
+	fuzz-all install lint soak uninstall unit
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
