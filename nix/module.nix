@@ -50,6 +50,38 @@ let
     };
   };
 
+  # A section of a unit, the same for those without NixOS. What systemd adds up is
+  # a list, even of one, so that other modules can add.
+  read =
+    file: section:
+    let
+      inherit (builtins) filter match split;
+      text = builtins.readFile (../systemd + "/${file}");
+      lines = split "\n" (lib.head (split "\n\\[" (lib.last (split "\\[${section}]\n" text))));
+      setting = match "([A-Za-z]+)=(.*)";
+      settings = filter lib.isList (map setting (filter builtins.isString lines));
+      isLiteral = value: match "true|false|0|[1-9][0-9]*" value != null;
+      addsUp = [
+        "AmbientCapabilities"
+        "CapabilityBoundingSet"
+        "RestrictAddressFamilies"
+        "SystemCallFilter"
+      ];
+      merge =
+        key: pairs:
+        let
+          values = map lib.last pairs;
+          value = lib.last values;
+        in
+        if builtins.elem key addsUp then
+          values
+        else if isLiteral value then
+          builtins.fromJSON value
+        else
+          value;
+    in
+    lib.mapAttrs merge (builtins.groupBy lib.head settings);
+
   listener = instance: programs.${instance.program}.listener;
 
   # What a socket unit says for an address, which it doesn't resolve.
@@ -83,6 +115,9 @@ let
       description = "${instance.program} (${name})";
       wantedBy = [ "sockets.target" ];
       listenStreams = [ (listenStream flag address) ];
+      socketConfig = removeAttrs (read "${
+        if flag == "ip-addr" then "tcp" else "vsock"
+      }@.socket" "Socket") [ "ListenStream" ];
     };
 
   service =
@@ -99,67 +134,20 @@ let
       wantedBy = [ "multi-user.target" ];
       requires = lib.optional instance.socketActivation "tcp-proxy-${name}.socket";
       after = [ "network.target" ];
-      startLimitIntervalSec = 0; # never give up
+      startLimitIntervalSec = (read "program@.service" "Unit").StartLimitIntervalSec;
       # Otherwise NixOS stops the socket as well when it stops the service.
       stopIfChanged = false;
-      serviceConfig = {
-        ExecStart = utils.escapeSystemdExecArgs (
-          [ "${cfg.package}/bin/${instance.program}" ]
-          ++ lib.mapAttrsToList (
-            flag: value: if value == true then "--${flag}" else "--${flag}=${toString value}"
-          ) (lib.filterAttrs (_: value: value != false) flags)
-        );
-        Type = "notify";
-        Restart = "always";
-        RestartSec = 1;
-        RestartPreventExitStatus = 2; # a wrong command line stays wrong
-        LimitNOFILE = 524288; # six a connection
-
-        # A user of its own, and of root's powers only ports below 1024, which
-        # vsock has, too. Lists even of one, so that other modules can add.
-        DynamicUser = true;
-        AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
-        CapabilityBoundingSet = [ "CAP_NET_BIND_SERVICE" ];
-        NoNewPrivileges = true;
-
-        # TCP and vsock; unix for name services and the journal.
-        RestrictAddressFamilies = [
-          "AF_INET"
-          "AF_INET6"
-          "AF_UNIX"
-          "AF_VSOCK"
-        ];
-        DevicePolicy = "closed";
-        DeviceAllow = [ ]; # of vsock, only enclave managers need one
-
-        SystemCallArchitectures = "native";
-        SystemCallFilter = [
-          "@system-service"
-          "~@privileged @resources"
-        ];
-        SystemCallErrorNumber = "EPERM";
-
-        # UPX's stub needs a page that is first writable, then executable.
-        MemoryDenyWriteExecute = !(cfg.package.compressed or false);
-        LockPersonality = true;
-        PrivateTmp = true;
-        # No ProcSubset=pid: it hides /proc/sys, from which the limit on
-        # connections is computed.
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
-        RemoveIPC = true;
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        UMask = "0077";
-      };
+      serviceConfig =
+        removeAttrs (read "program@.service" "Service") [ "EnvironmentFile" ]
+        // {
+          ExecStart = utils.escapeSystemdExecArgs (
+            [ "${cfg.package}/bin/${instance.program}" ]
+            ++ lib.mapAttrsToList (
+              flag: value: if value == true then "--${flag}" else "--${flag}=${toString value}"
+            ) (lib.filterAttrs (_: value: value != false) flags)
+          );
+        }
+        // lib.optionalAttrs (cfg.package.compressed or false) { MemoryDenyWriteExecute = false; };
     };
 
   named = lib.mapAttrs' (name: lib.nameValuePair "tcp-proxy-${name}");

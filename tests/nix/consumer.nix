@@ -127,6 +127,21 @@
               } "a.service";
           in
           has (text true) "/bin/vsock-to-ip\" \"--paired\"\n" && has (text false) "/bin/vsock-to-ip\"\n";
+        "what systemd has elsewhere" =
+          let
+            text = unit { instances.a = instance; } "a.service";
+          in
+          builtins.all (has text) [
+            "\nLimitNOFILE=524288\n"
+            "\nRestart=on-failure\n"
+            "\nRestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_VSOCK\n"
+            "\nStartLimitIntervalSec=0\n"
+            "\nSystemCallFilter=@system-service\nSystemCallFilter=~@aio "
+            "\nUMask=0077\n"
+          ]
+          && !has text "EnvironmentFile"
+          && has (socket "ip-to-vsock" "ip-addr" "[::]:443") "\nFreeBind=true\n"
+          && has (socket "vsock-to-ip" "vsock-addr" "any:1") "\nTriggerLimitBurst=5\n";
         "no writable code without UPX" =
           has (unit { instances.a = instance; } "a.service") "MemoryDenyWriteExecute=true";
         "writable code for UPX" = has (unit {
