@@ -48,8 +48,8 @@ stream_prepare(int fd, int family)
 		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_s);
 		SET_OPTION(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
 		if (stream_stall_ms != 0)
-			SET_OPTION(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
-			    stream_stall_ms);
+			SET_OPTION(
+			    fd, IPPROTO_TCP, TCP_USER_TIMEOUT, stream_stall_ms);
 	} else if (size != 0) { /* up to a maximum, which anybody may raise */
 		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, size);
 		SET_OPTION(fd, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, size);
@@ -155,8 +155,7 @@ int
 stream_open(const struct host_port *host_port, unsigned timeout_ms,
     struct address *address, const char **reason)
 {
-	const struct addrinfo hints = {
-	    .ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
 	struct addrinfo *list, *i;
 	unsigned count = 0;
 	int fd = -1;
