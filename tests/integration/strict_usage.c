@@ -104,10 +104,7 @@ struct flag {
 };
 
 /* Behind all that have values, as NO_VALUE ends loops over them. */
-#define PAIRED_FLAG                              \
-	{                                        \
-		0, "paired", "", NO_VALUE, false \
-	}
+#define PAIRED_FLAG 0, "paired", "", NO_VALUE, false
 #define COMMON_FLAGS                                            \
 	{0, "connect-timeout", " <SECONDS>", NUMBER, false},    \
 	    {0, "idle-timeout", " <SECONDS>", TIME, false},     \
@@ -130,10 +127,10 @@ static const struct synopsis {
     {"ip-to-vsock",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
-	    COMMON_FLAGS, PAIRED_FLAG}},
+	    COMMON_FLAGS, {PAIRED_FLAG}}},
     {"vsock-to-ip", {{'v', "vsock-addr", " <VSOCK_ADDR>", LISTEN_VSOCK, true},
 			{'i', "ip-addr", " <IP_ADDR>", UPSTREAM_IP, true},
-			COMMON_FLAGS, PAIRED_FLAG}},
+			COMMON_FLAGS, {PAIRED_FLAG}}},
     {"ip-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
@@ -145,7 +142,7 @@ static const struct synopsis {
     {"port-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock", " <VSOCK>", UPSTREAM_CID, true}, COMMON_FLAGS,
-	    PAIRED_FLAG}},
+	    {PAIRED_FLAG}}},
 };
 
 /* One row for each program. */

@@ -423,10 +423,12 @@ static void *
 run_steps(void *argument)
 {
 	struct flow *f = argument;
+	const struct step *step = f->steps;
 
-	for (const struct step *step = f->steps;
-	     step->deed != FLOW_DONE && f->outcome.error == 0; step++)
+	while (step->deed != FLOW_DONE && f->outcome.error == 0) {
 		deeds[step->deed](f, step->n);
+		step++;
+	}
 	f->outcome.at_ms = harness_now_ms();
 	return NULL;
 }
