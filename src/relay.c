@@ -100,24 +100,19 @@ hidden_error(struct direction *d, int ms)
 								     : 0;
 }
 
-/* Returns the error of `from` if there is a record of one. If it is of `to`,
- * the opposite direction, which reads from that, ends both. */
-static int
+/* Unless there is a failure: then both are ended, by the opposite direction if
+ * it is of `to`, from which that reads. */
+static void
 pass_on_eof(struct direction *d)
 {
-	int failure = d->relay->failure;
-
-	if (failure >> 16 == (int)d->from_error)
-		return failure & 0xffff;
 	/* Who has given up before our end-of-file must not look as after it. */
-	if (failure != 0 || (d->relay->paired && stream_gone(d->to)))
-		return 0;
+	if (d->relay->failure != 0 || (d->relay->paired && stream_gone(d->to)))
+		return;
 	d->write_closed = true;
 	/* ENOTCONN: reset, and nobody has noticed yet. */
 	if (shutdown(d->to, SHUT_WR) == -1)
 		record(d->relay, d->to_error,
 		    errno == ENOTCONN ? ECONNRESET : errno);
-	return 0;
 }
 
 static void *
@@ -150,7 +145,7 @@ run_direction(void *argument)
 		if (end == COPY_EOF || error == ENOTCONN)
 			error = hidden_error(d, 0);
 		if (error == 0)
-			error = pass_on_eof(d);
+			pass_on_eof(d);
 	}
 	d->ended = true;
 	/* The opposite direction, which only writes to `from`, may be idle: who

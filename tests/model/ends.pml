@@ -40,7 +40,7 @@ bool slow[2], failed[2], cut[2], hurt[2], stopped, late;
 #define room(s) (out[s] == 0 || unwritable(s) || deadline >= PASSED)
 #define gave_up(s) (s == VSOCK && gone[s] && !write_closed[s])
 #define trouble(s) (deadline == 0 && err[s] && has(ROOM_ERROR))
-#define last(s) (ended[other(s)] || deadline >= PASSED || failure == s + 1)
+#define last(s) (ended[other(s)] || deadline >= PASSED)
 #define news(s) (has(WATCHING) && (err[s] || hup(s) && !write_closed[s] || \
 	has(PROBE) && gave_up(s) && (PAIRED || late)))
 #define delivered(s) (s == VSOCK || out[s] == 0 || dead[s] || !has(DELIVERY))
@@ -186,8 +186,8 @@ read_failed: /* or an end-of-file */
 	if :: atomic { error == 0 && has(LOOK) }; look(from)
 	:: error != 0; record(from, from + 1)
 	:: else fi;
-	if /* pass_on_eof() */
-	:: atomic { failure == 0 || !has(RECORD_LOOK) };
+	if :: atomic { error != 0 -> goto finish }
+	:: atomic { error == 0 && (failure == 0 || !has(RECORD_LOOK)) }; /* pass_on_eof() */
 		if :: atomic { PAIRED && to == VSOCK && gone[to] && has(LOOK_AHEAD) }
 		:: else;
 			write_closed[to] = write_closed[to] || has(NOTE_FIRST);
