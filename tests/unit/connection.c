@@ -436,11 +436,24 @@ has_freed(void)
 	return true;
 }
 
+/* What an emulator or a sanitizer has, the latter from the first thread on. */
+static unsigned own_threads = 1;
+
+static void *
+note_own_threads(void *argument)
+{
+	(void)argument;
+	own_threads = count_threads() - 1;
+	return NULL;
+}
+
 static void
 open_connections(unsigned most)
 {
-	/* The last one's thread may not have ended as yet. */
+	/* The last one's thread may not have ended as yet, and write to what is
+	 * closed now. */
 	AWAIT(connection_count(limit) == 0);
+	AWAIT(count_threads() <= own_threads);
 	if (freed != -1)
 		close(freed);
 	limit = most;
@@ -697,7 +710,7 @@ test_nothing_leaks(void **state)
 			AWAIT(connection_count(limit) == 0);
 			assert_int_equal(open_descriptors(), before);
 			assert_int_equal(allocated(), 0);
-			assert_true(has_freed());
+			AWAIT(has_freed());
 		}
 		assert_true(dialling.is_detached);
 	}
@@ -1197,11 +1210,11 @@ test_freed(void **state)
 	assert_false(has_freed());
 	end(ends[0]);
 	AWAIT(connection_count(limit) == 1);
-	assert_true(has_freed());
+	AWAIT(has_freed());
 	ends[0] = start();
 	end(ends[1]);
 	AWAIT(connection_count(limit) == 1);
-	assert_true(has_freed());
+	AWAIT(has_freed());
 	end(ends[0]);
 	AWAIT(connection_count(limit) == 0);
 	assert_false(has_freed());
@@ -1217,11 +1230,11 @@ test_failures_free(void **state)
 	calls.create_errors[0] = EAGAIN;
 	end(start_client(EAGAIN));
 	assert_int_equal(connection_count(limit), 0);
-	assert_true(has_freed());
+	AWAIT(has_freed());
 	dialling.fails = true;
 	end(start_client(0));
 	AWAIT(connection_count(limit) == 0);
-	assert_true(has_freed());
+	AWAIT(has_freed());
 }
 
 static void
@@ -1242,7 +1255,7 @@ test_limit_changed(void **state)
 		end(ends[i]);
 		AWAIT(connection_count(limit) == 2 - i);
 	}
-	assert_true(has_freed());
+	AWAIT(has_freed());
 	/* Changed while it is full, and less than what there is. */
 	open_connections(2);
 	ends[0] = start();
@@ -1254,7 +1267,7 @@ test_limit_changed(void **state)
 	assert_false(has_freed()); /* it is full again, or still */
 	end(ends[1]);
 	AWAIT(connection_count(limit) == 0);
-	assert_true(has_freed());
+	AWAIT(has_freed());
 }
 
 static void
@@ -1279,7 +1292,7 @@ test_counted_until_logged(void **state)
 	assert_int_equal(calls.sleeps, 0);
 	record.blocked = NULL;
 	AWAIT(connection_count(limit) == 0);
-	assert_true(has_freed());
+	AWAIT(has_freed());
 	assert_logs(LEVEL_INFO, "msg=closed ");
 	assert_logged_all();
 }
@@ -1605,17 +1618,6 @@ static void
 command(char command)
 {
 	assert_int_equal(write(child.commands, &command, 1), 1);
-}
-
-/* What an emulator or a sanitizer has, the latter from the first thread on. */
-static unsigned own_threads = 1;
-
-static void *
-note_own_threads(void *argument)
-{
-	(void)argument;
-	own_threads = count_threads() - 1;
-	return NULL;
 }
 
 static void
