@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #define MESSAGE 10
@@ -61,24 +60,6 @@ struct row {
 	enum route route;
 	unsigned count;
 };
-
-/* How often the main thread has waited for something. */
-static unsigned
-waits(const struct program *p)
-{
-	static const char key[] = "voluntary_ctxt_switches: %u";
-	FILE *file = fopen(harness_text("/proc/%d/status", (int)p->pid), "re");
-	unsigned count = 0;
-	char line[256];
-
-	assert_non_null(file);
-	while (fgets(line, sizeof(line), file) != NULL &&
-	       sscanf(line, key, &count) != 1)
-		continue;
-	fclose(file);
-	assert_int_not_equal(count, 0);
-	return count;
-}
 
 /* Asks how many bytes have moved. */
 static uint64_t
@@ -133,10 +114,7 @@ begin(struct cut *cut, uint64_t seed)
 static void
 be_patient(int fd)
 {
-	const struct timeval limit = {.tv_sec = TEST_LIMIT_SECONDS};
-
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	(void)network_limit_time(fd, TEST_LIMIT_SECONDS);
 }
 
 /* Opens so many connections, the first in this state, and waits until nothing
@@ -233,7 +211,7 @@ expect_attention(const struct crowd *c, uint64_t begin_ms, unsigned has_waited)
 	int client, upstream;
 
 	moved(c);
-	more = waits(c->program) - has_waited;
+	more = program_waits(c->program) - has_waited;
 	client = bridge_connect(&c->bridge);
 	be_patient(client);
 	be_patient(c->bridge.listener);
@@ -270,7 +248,7 @@ test_busy_idle(void **state)
 		begin_crowd(&c, row, s, ARGS("--idle-timeout", "1000"));
 		let_read(
 		    &c, STEPS({FLOW_BREAK, 3 * DEADLINE_MS}, {FLOW_DRAIN, 0}));
-		has_waited = waits(c.program);
+		has_waited = program_waits(c.program);
 		c.fault->ahead_s = 2000;
 		assert_true(harness_wait(has_begun, &c));
 		begin_ms = harness_now_ms();
@@ -292,7 +270,7 @@ test_busy_killed(void **state)
 		unsigned has_waited;
 
 		begin_crowd(&c, row, s, ARGS("--paired"));
-		has_waited = waits(c.program);
+		has_waited = program_waits(c.program);
 		begin_ms = harness_now_ms();
 		assert_int_equal(kill(c.bridge.last->pid, SIGKILL), 0);
 		assert_int_not_equal(program_wait_end(c.bridge.last), 0);

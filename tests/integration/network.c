@@ -208,11 +208,10 @@ network_reset(void)
 	}
 }
 
-/* Sets the deadline that network.h promises. */
-static int
-set_deadline(int fd)
+int
+network_limit_time(int fd, unsigned seconds)
 {
-	const struct timeval limit = {.tv_sec = DEADLINE_MS / 1000};
+	const struct timeval limit = {.tv_sec = seconds};
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
@@ -220,6 +219,13 @@ set_deadline(int fd)
 	setsockopt(
 	    fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit, sizeof(limit));
 	return fd;
+}
+
+/* Sets the deadline that network.h promises. */
+static int
+set_deadline(int fd)
+{
+	return network_limit_time(fd, DEADLINE_MS / 1000);
 }
 
 static int

@@ -462,22 +462,36 @@ program_threads(const struct program *p)
 	return count;
 }
 
-unsigned
-program_memory(const struct program *p)
+/* A number of /proc/PID/status, which is not 0 (proc(5)); key: with colon. */
+static unsigned
+status_number(const struct program *p, const char *key)
 {
 	FILE *file = fopen(harness_text("/proc/%d/status", (int)p->pid), "re");
+	size_t length = strlen(key);
 	char line[256];
-	unsigned kib = 0;
+	unsigned number = 0;
 
 	if (file == NULL)
 		fail_msg("%s has gone", p->name);
 	while (fgets(line, sizeof(line), file) != NULL) {
-		if (strncmp(line, "VmSize:", 7) == 0)
-			kib = (unsigned)strtoul(line + 7, NULL, 10);
+		if (strncmp(line, key, length) == 0)
+			number = (unsigned)strtoul(line + length, NULL, 10);
 	}
 	fclose(file);
-	assert_true(kib > 0);
-	return kib;
+	assert_true(number > 0);
+	return number;
+}
+
+unsigned
+program_memory(const struct program *p)
+{
+	return status_number(p, "VmSize:");
+}
+
+unsigned
+program_waits(const struct program *p)
+{
+	return status_number(p, "voluntary_ctxt_switches:");
 }
 
 struct ceiling {

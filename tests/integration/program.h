@@ -112,6 +112,9 @@ unsigned program_threads(const struct program *p);
 /* KiB that it has mapped now. */
 unsigned program_memory(const struct program *p);
 
+/* How often its main thread has waited for something. */
+unsigned program_waits(const struct program *p);
+
 /* Wait until it has at most so many (DEADLINE_MS); return how many. */
 unsigned program_wait_descriptors(const struct program *p, unsigned most);
 unsigned program_wait_threads(const struct program *p, unsigned most);
