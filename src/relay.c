@@ -29,6 +29,7 @@ struct direction {
 	enum relay_end from_error, to_error;
 	_Atomic uint64_t *moved;
 	uint64_t gone_at;         /* clock_ms(): see hidden_error() */
+	bool seen_last;           /* the last look needs none after it */
 	atomic_bool write_closed; /* `to` was, or is about to be, shut down */
 	atomic_bool ended;        /* nothing is copied any more */
 };
@@ -80,8 +81,11 @@ hidden_error(struct direction *d, int ms)
 	struct pollfd state = {.fd = d->from};
 	int error = 0;
 
-	while (poll(&state, 1, ms) == -1)
+	d->seen_last = d->opposite->ended; /* asked first */
+	while (poll(&state, 1, d->seen_last ? 0 : ms) == -1)
 		continue;
+	/* By the opposite direction, which is about to end. */
+	d->seen_last |= (state.revents & POLLHUP) != 0;
 	if (state.revents & POLLERR)
 		error = stream_error(d->from);
 	/* A TCP socket that we have not shut down hangs up only by a reset. */
@@ -123,7 +127,6 @@ run_direction(void *argument)
 	enum copy_end end =
 	    copy_run(d->from, d->to, d->way, d->moved, &relay->deadline);
 	int error = errno; /* from now on that of `from` */
-	bool last = false;
 
 	if (end == COPY_WRITE_FAILED) {
 		/* TCP says EPIPE when the reset was told already. */
@@ -150,10 +153,8 @@ run_direction(void *argument)
 	d->ended = true;
 	/* The opposite direction, which only writes to `from`, may be idle: who
 	 * else would notice if that fails now, or just before that ended? */
-	while (error == 0 && !last && !copy_is_over(&relay->deadline)) {
-		last = d->opposite->ended;
-		error = hidden_error(d, last ? 0 : WATCH_MS);
-	}
+	while (error == 0 && !d->seen_last && !copy_is_over(&relay->deadline))
+		error = hidden_error(d, WATCH_MS);
 	if (error != 0)
 		record(relay, d->from_error, error);
 	if (relay->failure != 0)
@@ -167,7 +168,7 @@ relay_run(struct relay *relay, struct copy_way up_way, struct copy_way down_way)
 	struct direction down,
 	    up = {relay, &down, relay->client, relay->upstream, up_way,
 		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, &relay->up, 0, false,
-		false};
+		false, false};
 	_Alignas(max_align_t) char stack[STACK_SIZE];
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -175,7 +176,7 @@ relay_run(struct relay *relay, struct copy_way up_way, struct copy_way down_way)
 
 	down = (struct direction){relay, &up, relay->upstream, relay->client,
 	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, &relay->down, 0,
-	    false, false};
+	    false, false, false};
 	(void)pthread_attr_init(&attr); /* can't fail on Linux */
 	(void)pthread_attr_setstack(&attr, stack, sizeof(stack));
 	error = pthread_create(&thread, &attr, run_direction, &down);

@@ -7,7 +7,7 @@
 
 /* What the code must have: -DWITHOUT=one of these leaves it out. */
 mtype = { RECORD_FIRST, RECORD_LOOK, LOOK, HANGUP, NOTE_FIRST, PROBE, WATCHING, LAST_LOOK,
-	LOOK_AHEAD, ROOM_ERROR, OWN_TROUBLE, CLOCK, TCP_EPIPE, ALL_ERRORS, DELIVERY, LIST_LOCK };
+	ENDED_FIRST, LOOK_AHEAD, ROOM_ERROR, OWN_TROUBLE, CLOCK, TCP_EPIPE, ALL_ERRORS, DELIVERY, LIST_LOCK };
 #define has(guard) (WITHOUT != guard)
 
 mtype = { RESET, DIED, BROKEN }; /* errors: ECONNRESET; others of a peer that has died; EPIPE */
@@ -43,10 +43,11 @@ bool slow[2], failed[2], cut[2], hurt[2], stopped, late;
 #define last(s) (ended[other(s)] || deadline >= PASSED)
 #define news(s) (has(WATCHING) && (err[s] || hup(s) && !write_closed[s] || \
 	has(PROBE) && gave_up(s) && (PAIRED || late)))
+#define awake(s) (last(s) || news(s) || hup(s) && has(WATCHING))
 #define delivered(s) (s == VSOCK || out[s] == 0 || dead[s] || !has(DELIVERY))
 #define settled (deadline >= PASSED || delivered(TCP) && delivered(VSOCK))
 
-#define idle(s) (at[s] == RECV && !readable(s) || at[s] == WATCH && !last(s) && !news(s) || \
+#define idle(s) (at[s] == RECV && !readable(s) || at[s] == WATCH && !awake(s) || \
 	at[s] == ROOM && !room(other(s)) && !trouble(s) || at[s] == ALL && !settled || at[s] == DONE)
 #define all_idle (!locked && idle(TCP) && idle(VSOCK) && !(at[TCP] == DONE && at[VSOCK] == DONE))
 #define sixty (!PAIRED && gave_up(VSOCK) && delivered(TCP) && !late)
@@ -134,8 +135,7 @@ inline hidden_error(s) /* leaves an error, or 0 */ {
 		(gone[s] || wshut[s]) && has(PROBE) }; /* send(2) of nothing */
 		if :: atomic { !write_closed[s] && (PAIRED || late) -> error = BROKEN }
 		:: else fi
-	:: else fi;
-	hung = false
+	:: else fi
 }
 
 inline look(s) {
@@ -146,7 +146,7 @@ inline look(s) {
 
 proctype direction(bit from, to) {
 	byte error;
-	bool held, hung;
+	bool held, hung, over; /* over: the opposite direction has ended */
 
 copy_run:
 	at[from] = RECV;
@@ -183,7 +183,8 @@ write_failed: /* run_direction() from here on */
 	:: atomic { error == DIED && !has(ALL_ERRORS) -> goto finish }
 	:: atomic { else -> goto watch } fi;
 read_failed: /* or an end-of-file */
-	if :: atomic { error == 0 && has(LOOK) }; look(from)
+	if :: atomic { error == 0 && has(LOOK) -> over = ended[to] }; look(from);
+		atomic { hung = false; over = (has(ENDED_FIRST) -> over : ended[to]) }
 	:: error != 0; record(from, from + 1)
 	:: else fi;
 	if :: atomic { error != 0 -> goto finish }
@@ -199,16 +200,15 @@ read_failed: /* or an end-of-file */
 watch:
 	atomic { error = 0; ended[from] = true; at[from] = WATCH };
 	do
-	:: atomic { last(from) -> at[from] = 0; break }
-	:: atomic { !last(from) && news(from) -> at[from] = 0 };
+	:: atomic { over || last(from) && !has(LAST_LOOK) -> break }
+	:: atomic { !over && awake(from) && (!last(from) || has(LAST_LOOK)) ->
+		over = last(from); at[from] = 0 };
 		look(from);
-		if :: error != 0 -> break
-		:: else -> at[from] = WATCH fi
+		atomic { over = over || hung || error; hung = false; error = 0;
+			at[from] = (over -> 0 : WATCH) }
 	od;
-	if :: atomic { failure == 0 && has(LAST_LOOK) }; look(from)
-	:: else fi;
 finish: /* end_both() */
-	atomic { error = 0; ended[from] = true };
+	atomic { error = 0; over = false; ended[from] = true; at[from] = 0 };
 	if :: atomic { failure != 0 -> start_clock(); at[from] = ALL };
 		atomic { settled -> at[from] = 0 };
 		relay_fail()
