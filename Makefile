@@ -77,8 +77,8 @@ ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(SANITIZE_FLAGS) $(CFLAGS) \
 
 PROGRAMS = ip-to-vsock vsock-to-ip ip-to-vsock-transparent \
 	vsock-to-ip-transparent port-to-vsock-transparent
-MODULES = address capacity connection copy log options preamble relay server \
-	service stream
+MODULES = address capacity confine connection copy log options preamble relay \
+	server service stream
 PROGRAM_FILES = $(PROGRAMS:%=$(O)/%)
 MODULE_OBJECTS = $(MODULES:%=$(O)/%.o)
 
@@ -145,6 +145,7 @@ UNIT = $(MODULES)
 UNIT_FILES = $(UNIT:%=$(O)/tests/unit/%)
 NEEDS_address = address
 NEEDS_capacity = capacity
+NEEDS_confine = confine
 NEEDS_connection = connection options service relay copy stream address log
 NEEDS_copy = copy
 NEEDS_log = log
@@ -156,6 +157,7 @@ NEEDS_server = server capacity connection options service relay copy stream \
 NEEDS_service = service
 NEEDS_stream = stream address
 WRAPS_capacity = open prlimit
+WRAPS_confine = close log_line prctl prlimit syscall
 WRAPS_connection = clock_gettime close connect free log_line malloc poll \
 	pthread_create pthread_mutex_unlock relay_run stream_complete \
 	stream_connect stream_original_destination
@@ -164,8 +166,9 @@ WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv send
 WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
 	shutdown splice stream_delivered stream_error stream_gone
-WRAPS_server = accept4 capacity_connections clock_gettime eventfd getaddrinfo \
-	malloc open poll pthread_create signalfd stream_listen stream_prepare
+WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
+	eventfd getaddrinfo malloc open poll pthread_create signalfd stream_listen \
+	stream_prepare
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \

@@ -85,6 +85,8 @@ host_port_parse(const char *text, uint32_t minimum, struct host_port *host_port)
 	host_port->host[length] = '\0';
 	host_port->port = colon + 1;
 	host_port->text = text;
+	host_port->is_name =
+	    !bracket && inet_pton(AF_INET, host_port->host, &ignored) != 1;
 	return bracket ? inet_pton(AF_INET6, host_port->host, &ignored) == 1
 		       : is_name_or_ipv4(host_port->host);
 }

@@ -25,6 +25,7 @@ struct host_port {
 	char host[254];   /* name or literal, without brackets */
 	const char *port; /* decimal; points into text */
 	const char *text; /* as written; not copied */
+	bool is_name;     /* a resolver is needed */
 };
 
 /* Holds any text that address_format() makes or host_port_parse() takes. */

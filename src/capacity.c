@@ -12,8 +12,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define RESERVED 10 /* connections fewer, for what the process itself needs */
-
 static uint64_t least;
 static const char *least_name;
 
@@ -90,5 +88,6 @@ capacity_connections(unsigned descriptors, const char **name)
 	consider_file("/proc/sys/vm/max_map_count", "max_map_count");
 	consider_control_groups();
 	*name = least_name;
-	return least > RESERVED ? (unsigned)least - RESERVED : 1;
+	return least > CAPACITY_RESERVED ? (unsigned)least - CAPACITY_RESERVED
+					 : 1;
 }

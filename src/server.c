@@ -5,6 +5,7 @@
 #include "server.h"
 #include "capacity.h"
 #include "clock.h"
+#include "confine.h"
 #include "log.h"
 #include "options.h"
 #include "service.h"
@@ -236,6 +237,7 @@ server_run(dial_function *dial)
 	(void)sigaddset(&set, SIGINT);
 	(void)sigaddset(&set, SIGUSR1);
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	service_open();
 	signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	freed = connection_open(dial);
 	if (signals == -1 || freed == -1) {
@@ -243,6 +245,11 @@ server_run(dial_function *dial)
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);
 	}
+	/* All descriptors up to the one made last are in use. */
+	confine_process(!settings.listens_on_tcp,
+	    !settings.listens_on_tcp && settings.host.is_name,
+	    (rlim_t)freed + (rlim_t)descriptors[settings.copy] *
+				(most + CAPACITY_RESERVED));
 	if (settings.listens_on_tcp)
 		address_format(&settings.vsock, upstream, sizeof(upstream));
 	else if (settings.host.text != NULL)

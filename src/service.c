@@ -10,27 +10,33 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+static int manager = -1;
+
 void
-service_notify(const char *state)
+service_open(void)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	size_t length = path == NULL ? 0 : strlen(path);
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	const struct timeval limit = {.tv_sec = 1};
-	int fd;
 
-	if (length == 0 || length > sizeof(address.sun_path) ||
-	    (fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) == -1)
+	if (length == 0 || length > sizeof(address.sun_path))
 		return;
 	memcpy(address.sun_path, path, length);
 	if (path[0] == '@') /* an abstract name: unix(7) */
 		address.sun_path[0] = '\0';
 	/* A manager that doesn't listen is no reason to end, or to hang. */
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	(void)sendto(fd, state, strlen(state), 0,
-	    (const struct sockaddr *)&address,
+	manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	(void)setsockopt(
+	    manager, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	(void)connect(manager, (const struct sockaddr *)&address,
 	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
-	close(fd);
+}
+
+void
+service_notify(const char *state)
+{
+	(void)send(manager, state, strlen(state), 0);
 }
 
 const char *

@@ -3,6 +3,10 @@
  * sd_listen_fds(3), without their library. */
 #pragma once
 
+/* Connects to the manager, if there is one to be told: once, and before files
+ * and other processes' sockets are out of reach. */
+void service_open(void);
+
 /* Sends a state, e.g. "READY=1", if the manager wants to hear it. One that is
  * busy is waited for, as it kills what it doesn't know to be ready; but for a
  * second at most, because nobody is served meanwhile, and no signal heard. */

@@ -271,6 +271,8 @@ test_host_port_taken(void **state)
 		assert_string_equal(host_port.host, cases[i].host);
 		assert_string_equal(host_port.port, cases[i].port);
 		assert_ptr_equal(host_port.text, cases[i].text);
+		/* The first come without a resolver. */
+		assert_int_equal(host_port.is_name, i >= 9);
 	}
 }
 

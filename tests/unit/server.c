@@ -6,6 +6,7 @@
 #include "server.h"
 
 #include "capacity.h"
+#include "confine.h"
 #include "log.h"
 #include "options.h"
 #include "service.h"
@@ -32,6 +33,7 @@ unsigned __real_capacity_connections(unsigned descriptors, const char **name);
 unsigned __wrap_capacity_connections(unsigned descriptors, const char **name);
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+void __wrap_confine_process(bool connects, bool reads, rlim_t descriptors);
 int __real_eventfd(unsigned value, int flags);
 int __wrap_eventfd(unsigned value, int flags);
 int __real_getaddrinfo(const char *node, const char *service,
@@ -93,6 +95,13 @@ struct shared {
 	 * of the standard streams that are closed or sockets then. */
 	int own_descriptors;
 	_Atomic int first_descriptors, standard_sockets;
+
+	/* What confine_process() was told, how often, and whether too late; how
+	 * many descriptors there were then, and the one made last. */
+	_Atomic unsigned confined;
+	bool connects, reads, confined_late;
+	rlim_t most_descriptors;
+	int confined_descriptors, last_descriptor;
 
 	size_t dial_errors; /* this many dials fail */
 	_Atomic size_t dials;
@@ -175,10 +184,26 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 	return 0;
 }
 
+void
+__wrap_confine_process(bool connects, bool reads, rlim_t descriptors)
+{
+	shared->connects = connects;
+	shared->reads = reads;
+	shared->most_descriptors = descriptors;
+	shared->confined_late = shared->creates > 0 || shared->waits > 0;
+	shared->confined_descriptors = open_descriptors();
+	shared->confined++;
+	/* From now on, nobody can be connected to by a name. */
+	(void)unsetenv("NOTIFY_SOCKET");
+}
+
 int
 __wrap_eventfd(unsigned value, int flags)
 {
-	return fails(shared->eventfd_error) ? -1 : __real_eventfd(value, flags);
+	if (fails(shared->eventfd_error))
+		return -1;
+	shared->last_descriptor = __real_eventfd(value, flags);
+	return shared->last_descriptor;
 }
 
 int
@@ -1116,6 +1141,48 @@ test_from_vsock(void **state)
 }
 
 static void
+test_confined(void **state)
+{
+	/* Fails if the proxy can do more than it needs to when the first bytes
+	 * come from outside; or less; or if who waits for the line of the log
+	 * may still see it unconfined. */
+	static const struct {
+		const char *host;
+		bool listens_on_tcp, reads;
+	} cases[] = {{"127.0.0.1:0", true, false}, {"localhost:0", true, false},
+	    {"127.0.0.1:7", false, false}, {"[::1]:7", false, false},
+	    {"localhost:7", false, true}, {NULL, false, false}};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases) * LENGTH(modes); i++) {
+		size_t c = i / LENGTH(modes);
+
+		memset(shared, 0, sizeof(*shared));
+		settings.copy = modes[i % LENGTH(modes)];
+		settings.listens_on_tcp = cases[c].listens_on_tcp;
+		settings.vsock = vsock_address(3, 1200);
+		settings.host = (struct host_port){.text = NULL};
+		assert_true(cases[c].host == NULL ||
+			    host_port_parse(cases[c].host, 0, &settings.host));
+		shared->poses_as_vsock = !settings.listens_on_tcp;
+		serve(dial);
+		assert_int_equal(shared->confined, 1);
+		assert_serves(1);
+		stop_server();
+		assert_int_equal(shared->confined, 1);
+		assert_false(shared->confined_late);
+		assert_int_equal(shared->connects, !settings.listens_on_tcp);
+		assert_int_equal(shared->reads, cases[c].reads);
+		/* Ten connections more than allowed, for resolvers and such. */
+		assert_int_equal(shared->most_descriptors,
+		    (size_t)shared->last_descriptor +
+			needs[settings.copy] * (100 + 10));
+		assert_int_equal(
+		    shared->confined_descriptors, shared->first_descriptors);
+	}
+}
+
+static void
 test_soft_limit_raised(void **state)
 {
 	/* Fails if the proxy makes do with 1,024 descriptors where it might
@@ -1821,6 +1888,7 @@ main(void)
 	    TEST(test_limits),
 	    TEST(test_other_limits),
 	    TEST(test_from_vsock),
+	    TEST(test_confined),
 	    TEST(test_soft_limit_raised),
 	    TEST(test_closed_streams),
 	    TEST(test_port_ignored),

@@ -57,6 +57,31 @@ path_of(size_t length)
 	return path;
 }
 
+/* The socket to the manager, which stays; -1: there was none yet. */
+static int told_by = -1;
+
+/* Descriptors, without that one. */
+static int
+other_descriptors(void)
+{
+	return open_descriptors() - (told_by != -1);
+}
+
+/* What a process does once; the socket of the last time goes. */
+static void
+open_service(void)
+{
+	int old = told_by;
+
+	told_by = dup(STDERR_FILENO); /* the next one gets its number */
+	assert_int_equal(close(told_by), 0);
+	service_open();
+	if (fcntl(told_by, F_GETFD) == -1)
+		told_by = old;
+	else if (old != -1)
+		close(old);
+}
+
 static int
 set_up(void **state)
 {
@@ -71,7 +96,7 @@ test_path(void **state)
 	/* Fails if a manager waits in vain for word, and ends the proxy. The
 	 * longest path has no null byte at its end. */
 	static const size_t lengths[] = {40, 107, 108};
-	int before = open_descriptors();
+	int before = other_descriptors();
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(lengths); i++) {
@@ -82,14 +107,16 @@ test_path(void **state)
 		memcpy(name.sun_path, path, lengths[i]);
 		manager = bind_manager(&name, lengths[i]);
 		assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+		open_service();
 		service_notify("READY=1\nSTATUS=Serving");
 		assert_told(manager, "READY=1\nSTATUS=Serving");
+		/* As when files are out of reach. */
+		assert_int_equal(unlink(path), 0);
 		service_notify("STOPPING=1");
 		assert_told(manager, "STOPPING=1");
 		close(manager);
-		assert_int_equal(unlink(path), 0);
 	}
-	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(other_descriptors(), before);
 }
 
 static void
@@ -97,7 +124,7 @@ test_abstract_name(void **state)
 {
 	/* Fails if a manager in another mount namespace isn't told. */
 	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	int before = open_descriptors(), manager, other;
+	int before = other_descriptors(), manager, other;
 	char text[128];
 	size_t length;
 
@@ -109,12 +136,13 @@ test_abstract_name(void **state)
 	/* All of the name counts: here is one that goes on with a null. */
 	other = bind_manager(&name, length + 1);
 	assert_int_equal(setenv("NOTIFY_SOCKET", text, 1), 0);
+	open_service();
 	service_notify("READY=1");
 	assert_told(manager, "READY=1");
 	assert_not_told(other);
 	close(other);
 	close(manager);
-	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(other_descriptors(), before);
 }
 
 static void
@@ -123,29 +151,38 @@ test_nobody_to_tell(void **state)
 	/* Fails if a proxy ends, hangs or leaks because nobody wants to hear
 	 * from it. */
 	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	int before = open_descriptors(), manager;
+	int before = other_descriptors(), manager;
 	const char *path = path_of(50);
 
 	(void)state;
+	open_service();
 	service_notify("READY=1");
 	assert_int_equal(setenv("NOTIFY_SOCKET", "", 1), 0);
+	open_service();
 	service_notify("READY=1");
 	assert_int_equal(setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1), 0);
+	open_service();
 	service_notify("READY=1");
 	assert_int_equal(setenv("NOTIFY_SOCKET", "@", 1), 0);
+	open_service();
 	service_notify("READY=1");
 	/* Neither family nor form is one of a manager here. */
 	assert_int_equal(setenv("NOTIFY_SOCKET", "vsock:2:1234", 1), 0);
+	open_service();
 	service_notify("READY=1");
 	/* One that was there, and one whose socket is gone, too. */
 	memcpy(name.sun_path, path, strlen(path));
 	manager = bind_manager(&name, strlen(path));
 	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+	open_service();
 	close(manager);
 	service_notify("READY=1");
-	assert_int_equal(unlink(path), 0);
+	open_service();
 	service_notify("READY=1");
-	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(unlink(path), 0);
+	open_service();
+	service_notify("READY=1");
+	assert_int_equal(other_descriptors(), before);
 }
 
 static void
@@ -163,6 +200,7 @@ test_path_too_long(void **state)
 	for (size_t more = 1; more < 100; more += 49) {
 		path = path_of(sizeof(name.sun_path) + more);
 		assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+		open_service();
 		service_notify("READY=1");
 		assert_not_told(manager);
 	}
@@ -229,6 +267,7 @@ test_busy_manager(void **state)
 	memcpy(name.sun_path, path, 50);
 	manager = bind_manager(&name, 50);
 	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+	open_service();
 	for (int hangs = 0; hangs < 2; hangs++) {
 		int junk = fill_queue(&name, 50);
 
