@@ -172,9 +172,9 @@ WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \
-	strict strict_chain strict_dial strict_end strict_hostile strict_limits \
-	strict_listen strict_load strict_log strict_service strict_stop \
-	strict_target strict_usage traffic web
+	strict strict_chain strict_confine strict_dial strict_end strict_hostile \
+	strict_limits strict_listen strict_load strict_log strict_service \
+	strict_stop strict_target strict_usage traffic web
 FUZZ = address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
 FUZZ_NEEDS_address = address
@@ -183,6 +183,8 @@ FUZZ_NEEDS_preamble = preamble stream address
 FUZZ_WRAPS_options = exit server_run socket
 FUZZ_WRAPS_preamble = recv
 INTEGRATION_FILE = $(O)/tests/integration/integration
+# The programs once more, broken into.
+PROBE_FILES = $(PROGRAMS:%=$(O)/probe/%)
 # The programs once more, with calls that fail when a test says so.
 FAULT_FILES = $(if $(SANITIZE),,$(PROGRAMS:%=$(O)/fault/%))
 WRAPS_fault = accept4 calloc clock_gettime connect fcntl free getaddrinfo \
@@ -210,6 +212,10 @@ $(PROGRAMS:%=$(O)/fault/%): $(O)/fault/%: $(O)/%.o $(O)/tests/fault/fault.o \
 	@mkdir -p $(@D)
 	$(CC) -o $@ $^ $(call wrap,$(WRAPS_fault)) $(ALL_LDFLAGS)
 
+$(PROBE_FILES): $(O)/probe/%: $(O)/%.o $(O)/tests/probe/probe.o $(O)/libproxy.a
+	@mkdir -p $(@D)
+	$(CC) -o $@ $^ $(call wrap,pthread_create) $(ALL_LDFLAGS)
+
 $(FUZZ_FILES): $(O)/tests/fuzz/%: $(O)/tests/fuzz/%.o \
 		$$(addprefix $(O)/,$$(addsuffix .o,$$(FUZZ_NEEDS_$$*)))
 	$(CC) -o $@ $^ $(call wrap,$(FUZZ_WRAPS_$*)) $(ALL_LDFLAGS)
@@ -226,7 +232,7 @@ $(O)/tests/loopback $(O)/tests/enclave/talk: %: %.o
 	$(CC) -o $@ $^ $(ALL_LDFLAGS)
 
 ifneq ($(SANITIZE),)
-$(PROGRAM_FILES) $(UNIT_FILES) $(INTEGRATION_FILE) $(FUZZ_FILES): \
+$(PROGRAM_FILES) $(PROBE_FILES) $(UNIT_FILES) $(INTEGRATION_FILE) $(FUZZ_FILES): \
 	$(O)/tests/sanitizer.o
 $(INTEGRATION:%=$(O)/tests/integration/%.o): ALL_CFLAGS += -DPATIENCE=4
 # In an emulator, a search for leaks takes a second; the unit tests do both.
@@ -272,9 +278,9 @@ check-unit:
 check-integration:
 	@tools/setup build check vsock
 	@$(MAKE_QUIETLY) $(JOBS) all $(INTEGRATION_FILE) $(FAULT_FILES) \
-		$(O)/tests/loopback
+		$(PROBE_FILES) $(O)/tests/loopback
 	@tools/verdict $(RUN) --timeout 2400 $(RUN_SANITIZED) \
-		$(addprefix --add ,$(INTEGRATION_FILE) $(FAULT_FILES)) \
+		$(addprefix --add ,$(INTEGRATION_FILE) $(FAULT_FILES) $(PROBE_FILES)) \
 		--env GROUP=$(GROUP) \
 		--env TESTS="$(TESTS)" --env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
 		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) \

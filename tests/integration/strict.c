@@ -430,5 +430,5 @@ strict_run(void)
 	       strict_dial_run() + strict_target_run() + strict_end_run() +
 	       strict_chain_run() + strict_load_run() + strict_stop_run() +
 	       strict_service_run() + strict_limits_run() +
-	       strict_hostile_run();
+	       strict_confine_run() + strict_hostile_run();
 }

@@ -28,6 +28,11 @@
 	"ts level prog msg listen upstream copy max-connections " \
 	"limited-by"
 
+/* The line before it, with --log-level debug. */
+#define CONFINED_KEYS                                                   \
+	"ts level prog msg descriptors core no-new-privs bounding-set " \
+	"capabilities files tcp scopes"
+
 /* A name that no resolver asks anybody about: its label is too long. */
 #define UNRESOLVABLE \
 	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -40,6 +45,7 @@ int strict_dial_run(void);
 int strict_target_run(void);
 int strict_end_run(void);
 int strict_chain_run(void);
+int strict_confine_run(void);
 int strict_load_run(void);
 int strict_stop_run(void);
 int strict_service_run(void);

@@ -176,8 +176,12 @@ test_log_level(void **state)
 	assert_int_equal(
 	    program_count_log(b.first, " msg=connected "), f->connected);
 	assert_int_equal(program_count_log(b.first, " msg=closed "), f->closed);
+	/* One more, with debug: what it gave up. */
+	assert_int_equal(
+	    program_count_log(b.first, " msg=confined "), f->connected != 0);
 	assert_int_equal(strict_count(program_err(b.first), '\n'),
-	    f->listening + f->failed + f->connected + f->closed);
+	    f->listening + f->failed + f->connected + f->closed +
+		(f->connected != 0));
 	/* Who asks gets an answer. */
 	assert_int_equal(kill(b.first->pid, SIGUSR1), 0);
 	program_wait_log(b.first,
@@ -285,12 +289,13 @@ test_lines_whole(void **state)
 		close(upstreams[i]);
 	}
 	strict_continue(b.first);
-	for (int i = 0; i < 1 + 2 * CROWD; i++) {
+	for (int i = 0; i < 2 + 2 * CROWD; i++) {
 		const char *line = next_line(messages);
 
 		closed += strstr(line, " msg=closed ") != NULL;
 		strict_expect_keys(line,
-		    i == 0 ? LISTENING_KEYS
+		    i == 0   ? CONFINED_KEYS
+		    : i == 1 ? LISTENING_KEYS
 		    : strstr(line, " msg=connected ") != NULL
 			? "ts level prog msg conn upstream target"
 			: "ts level prog msg conn client upstream target up "
