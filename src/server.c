@@ -217,8 +217,10 @@ server_run(dial_function *dial)
 	/* Two sockets, and pipes: in each copy mode. */
 	static const unsigned descriptors[] = {4, 6, 2};
 	char text[ADDRESS_TEXT_SIZE], upstream[ADDRESS_TEXT_SIZE] = "*:*";
+	bool resolves = !settings.listens_on_tcp && settings.host.is_name;
 	const char *limit;
 	sigset_t set;
+	rlim_t files;
 
 	prepare_process();
 	most = capacity_connections(descriptors[settings.copy], &limit);
@@ -245,11 +247,11 @@ server_run(dial_function *dial)
 		    stream_reason(AF_UNSPEC, errno));
 		exit(1);
 	}
-	/* All descriptors up to the one made last are in use. */
-	confine_process(!settings.listens_on_tcp,
-	    !settings.listens_on_tcp && settings.host.is_name,
-	    (rlim_t)freed + (rlim_t)descriptors[settings.copy] *
-				(most + CAPACITY_RESERVED));
+	/* All up to the one made last are in use; resolvers may take two. */
+	files = (rlim_t)(descriptors[settings.copy] + 2 * resolves) *
+		(most + CAPACITY_RESERVED);
+	confine_process(
+	    !settings.listens_on_tcp, resolves, (rlim_t)freed + files);
 	if (settings.listens_on_tcp)
 		address_format(&settings.vsock, upstream, sizeof(upstream));
 	else if (settings.host.text != NULL)

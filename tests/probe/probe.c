@@ -106,6 +106,13 @@ try_mkdir(void)
 	return outcome(mkdir(path_of("folder"), 0700));
 }
 
+/* As it is; only the owner may. */
+static int
+try_chmod(void)
+{
+	return outcome(chmod(path_of("file"), 0666));
+}
+
 static int
 try_remove(void)
 {
@@ -152,6 +159,15 @@ try_bind(void)
 
 	return outcome_of(fd, bind(fd, (const struct sockaddr *)loopback(0),
 				  sizeof(struct sockaddr_in)));
+}
+
+/* Where the kernel likes. */
+static int
+try_listen(void)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return outcome_of(fd, listen(fd, 1));
 }
 
 static int
@@ -248,9 +264,11 @@ static const struct {
     {"truncate", try_truncate},
     {"create", try_create},
     {"mkdir", try_mkdir},
+    {"chmod", try_chmod},
     {"remove", try_remove},
     {"execute", try_execute},
     {"bind", try_bind},
+    {"listen", try_listen},
     {"connect", try_connect},
     {"udp", try_udp},
     {"disconnect", try_disconnect},

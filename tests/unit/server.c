@@ -1173,10 +1173,11 @@ test_confined(void **state)
 		assert_false(shared->confined_late);
 		assert_int_equal(shared->connects, !settings.listens_on_tcp);
 		assert_int_equal(shared->reads, cases[c].reads);
-		/* Ten connections more than allowed, for resolvers and such. */
+		/* For ten connections more than allowed. */
 		assert_int_equal(shared->most_descriptors,
 		    (size_t)shared->last_descriptor +
-			needs[settings.copy] * (100 + 10));
+			(needs[settings.copy] + 2 * cases[c].reads) *
+			    (100 + 10));
 		assert_int_equal(
 		    shared->confined_descriptors, shared->first_descriptors);
 	}
