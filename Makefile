@@ -77,8 +77,8 @@ ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(SANITIZE_FLAGS) $(CFLAGS) \
 
 PROGRAMS = ip-to-vsock vsock-to-ip ip-to-vsock-transparent \
 	vsock-to-ip-transparent port-to-vsock-transparent
-MODULES = address capacity confine connection copy log options preamble relay \
-	server service stream
+MODULES = access address capacity confine connection copy log options preamble \
+	relay server service stream
 PROGRAM_FILES = $(PROGRAMS:%=$(O)/%)
 MODULE_OBJECTS = $(MODULES:%=$(O)/%.o)
 
@@ -143,17 +143,19 @@ clean:
 # kernel's faults are injected with --wrap.
 UNIT = $(MODULES)
 UNIT_FILES = $(UNIT:%=$(O)/tests/unit/%)
+NEEDS_access = access address
 NEEDS_address = address
 NEEDS_capacity = capacity
 NEEDS_confine = confine
-NEEDS_connection = connection options service relay copy stream address log
+NEEDS_connection = connection options service access relay copy stream \
+	address log
 NEEDS_copy = copy
 NEEDS_log = log
-NEEDS_options = options address log service
+NEEDS_options = options access address log service
 NEEDS_preamble = preamble stream address
 NEEDS_relay = relay copy stream address
-NEEDS_server = server capacity connection options service relay copy stream \
-	address log
+NEEDS_server = server capacity connection options service access relay copy \
+	stream address log
 NEEDS_service = service
 NEEDS_stream = stream address
 WRAPS_capacity = open prlimit
@@ -170,13 +172,14 @@ WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
 	eventfd getaddrinfo malloc open poll pthread_create signalfd stream_listen \
 	stream_prepare
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
-	getsockopt ioctl listen poll setsockopt shutdown socket
+	getsockopt ioctl listen poll recv setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \
 	strict strict_chain strict_confine strict_dial strict_end strict_hostile \
 	strict_limits strict_listen strict_load strict_log strict_service \
 	strict_stop strict_target strict_usage traffic web
-FUZZ = address options preamble
+FUZZ = access address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
+FUZZ_NEEDS_access = access address
 FUZZ_NEEDS_address = address
 FUZZ_NEEDS_options = $(MODULES) $(PROGRAMS:%=tests/fuzz/%)
 FUZZ_NEEDS_preamble = preamble stream address

@@ -2,6 +2,7 @@
 /* A connection leaves the list before its sockets are closed, so that those in
  * the list can be reset from outside, and is counted until it is logged. */
 #include "connection.h"
+#include "access.h"
 #include "clock.h"
 #include "log.h"
 #include "options.h"
@@ -29,6 +30,7 @@ static const char *const end_words[] = {
     [RELAY_IDLE] = "idle-timeout",
     [END_NO_UPSTREAM] = "no-upstream",
     [END_NO_TARGET] = "no-target",
+    [END_NOT_ALLOWED] = "not-allowed",
     [END_STOPPED] = "stopped",
 };
 
@@ -43,13 +45,19 @@ static struct connection all = {.next = &all, .previous = &all};
 static uint64_t accepted, ended[ENDS], up, down; /* up, down: of the ended */
 
 int
+connection_check(struct connection *c, const struct address *target)
+{
+	address_format(target, c->target, sizeof(c->target));
+	c->reason = access_check(ALLOW_TARGET, target, stream_is_local);
+	c->denied = c->reason != NULL;
+	return c->denied ? -1 : 0;
+}
+
+int
 connection_target(struct connection *c, struct address *target)
 {
 	c->reason = stream_original_destination(c->relay.client, target);
-	if (c->reason != NULL)
-		return -1;
-	address_format(target, c->target, sizeof(c->target));
-	return 0;
+	return c->reason == NULL ? connection_check(c, target) : -1;
 }
 
 int
@@ -70,15 +78,19 @@ log_connection(const struct connection *c)
 	bool stopped = c->end == END_STOPPED, eof = c->end == RELAY_EOF;
 	bool dialling = stopped && c->relay.upstream == -1; /* maybe still */
 	const char *reason = stopped || eof ? NULL : c->reason;
+	char unlogged[32] = "";
 
+	if (c->unlogged != 0)
+		(void)snprintf(
+		    unlogged, sizeof(unlogged), " unlogged=%u", c->unlogged);
 	address_format(&c->peer, client, sizeof(client));
 	log_line(eof ? LEVEL_INFO : LEVEL_WARN,
 	    "msg=%s conn=%" PRIu64 " client=%s upstream=%s target=%s "
-	    "up=%" PRIu64 " down=%" PRIu64 " ms=%" PRIu64 " end=%s%s%s%s",
+	    "up=%" PRIu64 " down=%" PRIu64 " ms=%" PRIu64 " end=%s%s%s%s%s",
 	    eof ? "closed" : "failed", c->number, client,
 	    dialling ? "-" : c->upstream, dialling ? "-" : c->target,
 	    c->relay.up, c->relay.down, clock_ms() - c->accepted,
-	    end_words[c->end], reason != NULL ? " reason=\"" : "",
+	    end_words[c->end], unlogged, reason != NULL ? " reason=\"" : "",
 	    reason != NULL ? reason : "", reason != NULL ? "\"" : "");
 }
 
@@ -99,7 +111,8 @@ end_connection(struct connection *c)
 	close(c->relay.client);
 	if (c->relay.upstream != -1)
 		close(c->relay.upstream);
-	log_connection(c);
+	if (!c->quiet)
+		log_connection(c);
 	free(c);
 	if (atomic_fetch_sub(&count, 1) == limit)
 		(void)eventfd_write(freed, 1); /* it can't be full */
@@ -116,7 +129,9 @@ run_connection(void *argument)
 	c->relay.upstream = upstream;
 	c->moved_at = clock_ms();
 	/* Whoever knows where to connect to has noted it. */
-	c->end = c->upstream[0] == '-' ? END_NO_TARGET : END_NO_UPSTREAM;
+	c->end = c->denied               ? END_NOT_ALLOWED
+		 : c->upstream[0] == '-' ? END_NO_TARGET
+					 : END_NO_UPSTREAM;
 	pthread_mutex_unlock(&lock);
 	if (upstream != -1) {
 		log_line(LEVEL_DEBUG,
@@ -158,6 +173,8 @@ connection_count(unsigned new_limit)
 int
 connection_start(struct connection *c, int fd, const struct address *peer)
 {
+	static uint64_t quiet_until;
+	static unsigned unlogged;
 	pthread_t thread;
 	int error;
 
@@ -174,6 +191,17 @@ connection_start(struct connection *c, int fd, const struct address *peer)
 	all.next = c->next->previous = c;
 	count++;
 	pthread_mutex_unlock(&lock);
+	c->reason = access_check(ALLOW_CLIENT, &c->peer, NULL);
+	if (c->reason != NULL) { /* one line a second */
+		c->end = END_NOT_ALLOWED;
+		c->quiet = c->accepted < quiet_until;
+		c->unlogged = unlogged;
+		unlogged = c->quiet ? unlogged + 1 : 0;
+		if (!c->quiet)
+			quiet_until = c->accepted + 1000;
+		end_connection(c);
+		return 0;
+	}
 	error = pthread_create(&thread, &attr, run_connection, c);
 	if (error != 0) {
 		c->end = RELAY_NO_RESOURCES;
@@ -207,7 +235,7 @@ connection_report(const char *message, bool is_end)
 {
 	uint64_t now = clock_ms(), oldest = now, all_up, all_down;
 	unsigned alive = 0;
-	char words[256] = "";
+	char words[320] = "";
 	size_t length = 0;
 
 	pthread_mutex_lock(&lock);

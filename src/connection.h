@@ -10,6 +10,7 @@
 enum {
 	END_NO_UPSTREAM = RELAY_ENDS, /* it could not be reached */
 	END_NO_TARGET,                /* what to connect to is unknown */
+	END_NOT_ALLOWED,              /* the rules deny it: access.h */
 	END_STOPPED,                  /* the program ended first */
 	ENDS,
 };
@@ -23,6 +24,8 @@ struct connection {
 	struct address peer;      /* the client's address */
 	struct relay relay;       /* upstream: -1 while there is none */
 	unsigned end;             /* enum relay_end, or one of these */
+	bool denied, quiet;       /* the target; no line in the log */
+	unsigned unlogged;        /* denied clients before, without a line */
 	char upstream[ADDRESS_TEXT_SIZE]; /* "-" while unknown */
 	char target[ADDRESS_TEXT_SIZE];   /* "-": there is none */
 	const char *reason;               /* why dialling failed: static */
@@ -32,8 +35,11 @@ struct connection {
  * Returns the connected socket, or -1 with c->reason set. */
 typedef int dial_function(struct connection *c);
 
-/* For dial functions: the original destination of a redirected client, noted
- * in c->target. Returns 0, or -1 with c->reason set. */
+/* For dial functions: notes a target, if the rules allow it. Returns 0, or -1
+ * with c->reason set. */
+int connection_check(struct connection *c, const struct address *target);
+
+/* Likewise, of a redirected client's original destination: *target. */
 int connection_target(struct connection *c, struct address *target);
 
 /* For them, too: connects, and notes c->upstream. Returns as they do. */
@@ -48,8 +54,9 @@ int connection_open(dial_function *dial);
 /* Sets the limit. Returns how many connections there are. */
 unsigned connection_count(unsigned limit);
 
-/* Serves an accepted socket, and closes it. c is of malloc(3), and freed here.
- * Returns 0, or an errno for want of threads: it is reset, which is logged. */
+/* Serves an accepted socket, and closes it: at once if the rules don't allow
+ * the client. c is of malloc(3), and freed here. Returns 0, or an errno for
+ * want of threads: it is reset, which is logged. */
 int connection_start(struct connection *c, int fd, const struct address *peer);
 
 /* Ends connections on which no byte has moved for so long. Call it often. */

@@ -12,6 +12,7 @@ static const struct option options[] = {
     {OPTION_UPSTREAM_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
 	.help = "vsock address of the upstream side, usually the other side of "
 		"the transparent proxy (e.g. 3:1200)"},
+    OPTIONS_TARGET,
     {.name = NULL},
 };
 

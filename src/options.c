@@ -2,6 +2,7 @@
 /* getopt_long(3) would accept abbreviations and repeated options; this parser
  * is strict, and its texts are like those that users of the original know. */
 #include "options.h"
+#include "access.h"
 #include "log.h"
 #include "service.h"
 
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_OPTIONS 16
+#define MAX_OPTIONS 20
 #define HINT "\n\nFor more information, try '--help'.\n"
 
 struct settings settings = {.connect_timeout = 10,
@@ -24,6 +25,8 @@ const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
 
 /* 1000000 seconds fit an int as ms. */
 static const struct option common_table[] = {
+    {OPTION_ALLOW_CLIENT, 0, "allow-client", "LIST",
+	.help = "serve these clients only [default: all]"},
     {OPTION_SETTING("connect-timeout", "SECONDS", connect_timeout, 1, 1000000,
 	"give up connecting to the upstream after this long [default: 10]")},
     {OPTION_SETTING("idle-timeout", "SECONDS", idle_timeout, 0, 1000000,
@@ -53,7 +56,11 @@ static const struct option common_table[] = {
     {.name = NULL},
 };
 
-/* What the value of an address's option looks like. */
+#define PURE "without bits behind those, with commas between"
+#define TARGETS                                                       \
+	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], " \
+	"perhaps with :PORT or :PORT-PORT, " PURE
+/* What the value of an address's option, or one of rules, looks like. */
 static const char *const address_forms[] = {
     [OPTION_LISTEN_IP] = "IPv4:PORT, [IPv6]:PORT or NAME:PORT, "
 			 "with a port of 0 to 65535",
@@ -64,6 +71,11 @@ static const char *const address_forms[] = {
     [OPTION_UPSTREAM_VSOCK] = "CID:PORT, both 0 to 4294967294, "
 			      "or local or host for the CID",
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
+    [OPTION_ALLOW_TARGET] = TARGETS,
+    [OPTION_DENY_TARGET] = TARGETS,
+    [OPTION_ALLOW_CLIENT] = "CIDs or CID-CID, 0 to 4294967294, or local or "
+			    "host, with commas between",
+    [OPTION_ALLOW_CLIENT + 1] = "IPv4 or IPv6 addresses or ADDRESS/BITS, " PURE,
 };
 
 /* One command line while it is parsed. */
@@ -151,10 +163,12 @@ static void
 take(struct parser *p, size_t index, const char *value)
 {
 	const struct option *o = p->options[index];
-	const char *form = long_form(o), *expected = o->expected;
+	const char *form = long_form(o), *expected = o->expected, *wrong;
 
-	if (o->type <= OPTION_REQUIRED)
-		expected = address_forms[o->type];
+	if (o->type <= OPTION_REQUIRED || o->type >= OPTION_RULES)
+		expected =
+		    address_forms[o->type + (o->type == OPTION_ALLOW_CLIENT &&
+						settings.listens_on_tcp)];
 	if (o->metavar == NULL && value != NULL)
 		USAGE_ERROR("unexpected value '%s' for '%s': expected none",
 		    value, form);
@@ -166,6 +180,14 @@ take(struct parser *p, size_t index, const char *value)
 	}
 	if (o->metavar != NULL && value == NULL)
 		USAGE_ERROR("no value for '%s': expected %s", form, expected);
+	if (o->type >= OPTION_RULES) {
+		wrong = access_add(o->type - OPTION_RULES,
+		    !settings.listens_on_tcp, o->name, value);
+		if (wrong == NULL)
+			return;
+		USAGE_ERROR("invalid item '%.*s' for '%s': expected %s",
+		    (int)strcspn(wrong, ","), wrong, form, expected);
+	}
 	if (p->seen[index] && value == NULL)
 		USAGE_ERROR("'%s' is given twice: expected once", form);
 	if (p->seen[index])

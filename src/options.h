@@ -41,6 +41,10 @@ enum option_type {
 	OPTION_FLAG,   /* no value: 1 */
 	OPTION_HELP,
 	OPTION_VERSION,
+	OPTION_RULES, /* in the order of enum access_kind, often: */
+	OPTION_ALLOW_TARGET = OPTION_RULES,
+	OPTION_DENY_TARGET,
+	OPTION_ALLOW_CLIENT,
 };
 
 struct option {
@@ -60,6 +64,15 @@ struct option {
 #define OPTION_SETTING(name, metavar, field, least, most, help) \
 	OPTION_NUMBER, 0, name, metavar, help, &settings.field, \
 	    "a whole number of " #least " to " #most, least, most, NULL
+
+/* The rows of a program whose connections have targets. */
+#define OPTIONS_TARGET                                                  \
+	{OPTION_ALLOW_TARGET, 0, "allow-target", "LIST",                \
+	    .help = "serve these targets only [default: all]"},         \
+	{                                                               \
+		OPTION_DENY_TARGET, 0, "deny-target", "LIST",           \
+		    .help = "don't serve these targets [default: none]" \
+	}
 
 /* Parses the command line against a program's own table, whose first row is the
  * listener's, and the last one's name NULL, and the common options. Ends the

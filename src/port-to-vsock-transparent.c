@@ -9,6 +9,7 @@ static const struct option options[] = {
     {OPTION_UPSTREAM_CID, 'v', "vsock", "VSOCK",
 	.help =
 	    "CID of the upstream side; a port after it is ignored (e.g. 88)"},
+    OPTIONS_TARGET,
     {.name = NULL},
 };
 

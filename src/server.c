@@ -3,6 +3,7 @@
  * nothing here waits for a peer. The limit on connections is looked at before
  * accept(2), so that the excess waits in the kernel's backlog. */
 #include "server.h"
+#include "access.h"
 #include "capacity.h"
 #include "clock.h"
 #include "confine.h"
@@ -218,6 +219,7 @@ server_run(dial_function *dial)
 	static const unsigned descriptors[] = {4, 6, 2};
 	char text[ADDRESS_TEXT_SIZE], upstream[ADDRESS_TEXT_SIZE] = "*:*";
 	bool resolves = !settings.listens_on_tcp && settings.host.is_name;
+	unsigned rules[ACCESS_KINDS] = {0};
 	const char *limit;
 	sigset_t set;
 	rlim_t files;
@@ -257,10 +259,18 @@ server_run(dial_function *dial)
 	else if (settings.host.text != NULL)
 		(void)snprintf(
 		    upstream, sizeof(upstream), "%s", settings.host.text);
+	for (struct access_rule *r = access_rules; r != NULL; r = r->next) {
+		log_line(LEVEL_DEBUG, "msg=rule rule=\"%s\"", r->text);
+		rules[r->kind]++;
+	}
+	if (upstream[0] == '*' && rules[ALLOW_TARGET] + rules[DENY_TARGET] == 0)
+		log_line(LEVEL_WARN, "msg=\"connects to any target: see "
+				     "--deny-target and --allow-target\"");
 	log_line(LEVEL_INFO,
 	    "msg=listening listen=%s upstream=%s copy=%s max-connections=%u "
-	    "limited-by=%s",
-	    text, upstream, copy_words[settings.copy], most, limit);
+	    "limited-by=%s allow-client=%u allow-target=%u deny-target=%u",
+	    text, upstream, copy_words[settings.copy], most, limit,
+	    rules[ALLOW_CLIENT], rules[ALLOW_TARGET], rules[DENY_TARGET]);
 	service_notify("READY=1\nSTATUS=Serving");
 	serve();
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <linux/netfilter_ipv4.h>
+#include <linux/rtnetlink.h>
 
 #define BACKLOG 4096 /* SOMAXCONN is 128 with musl; the kernel has its own */
 
@@ -190,6 +191,43 @@ stream_local_address(int fd, struct address *address)
 		return -1;
 	address_unmap(address);
 	return 0;
+}
+
+int
+stream_is_local(const struct address *address)
+{
+	bool is_ipv4 = address->any.sa_family == AF_INET;
+	unsigned char family = is_ipv4 ? AF_INET : AF_INET6;
+	unsigned char size = is_ipv4 ? 4 : 16;
+	struct {
+		struct nlmsghdr header;
+		struct rtmsg route; /* in an error: struct nlmsgerr */
+		struct rtattr attribute;
+		uint8_t bytes[16];
+	} m = {.header = {0, RTM_GETROUTE, NLM_F_REQUEST, 0, 0},
+	    .route = {.rtm_family = family, .rtm_dst_len = size * 8},
+	    .attribute = {RTA_LENGTH(size), RTA_DST}};
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	ssize_t n = -1;
+	int error;
+
+	m.header.nlmsg_len = sizeof(m) - 16 + size;
+	memcpy(m.bytes,
+	    is_ipv4 ? (const void *)&address->in.sin_addr
+		    : &address->in6.sin6_addr,
+	    size);
+	/* The answer is longer than the question, and there at once. */
+	if (fd != -1 && send(fd, &m, m.header.nlmsg_len, 0) != -1)
+		n = recv(fd, &m, sizeof(m), MSG_DONTWAIT);
+	if (fd != -1)
+		close(fd);
+	if (n < (ssize_t)NLMSG_LENGTH(sizeof(m.route)))
+		return -1;
+	if (m.header.nlmsg_type == RTM_NEWROUTE)
+		return m.route.rtm_type == RTN_LOCAL;
+	memcpy(&error, &m.route, sizeof(error));
+	/* Where nothing leads, nothing is local. */
+	return error == -ENETUNREACH || error == -EHOSTUNREACH ? 0 : -1;
 }
 
 const char *

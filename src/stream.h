@@ -47,6 +47,10 @@ const char *stream_original_destination(int fd, struct address *target);
 /* getsockname(2), IPv4-mapped addresses as IPv4. Returns 0, or -1, errno. */
 int stream_local_address(int fd, struct address *address);
 
+/* Whether an IP address is one of this machine, where connections to it end: 1
+ * or 0, as its routes say now (rtnetlink(7)), or -1: they can't be asked. */
+int stream_is_local(const struct address *address);
+
 /* Takes the error that a socket holds (SO_ERROR, which tells it once). EPIPE,
  * a reset that came after end-of-file, is ECONNRESET. Returns 0 for none. */
 int stream_error(int fd);

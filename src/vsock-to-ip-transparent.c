@@ -11,6 +11,7 @@ static const struct option options[] = {
     {OPTION_SETTING("preamble-timeout", "SECONDS", preamble_timeout, 1, 1000000,
 	"give up waiting for a connection's target after this long "
 	"[default: 10]")},
+    OPTIONS_TARGET,
     {.name = NULL},
 };
 
@@ -23,7 +24,8 @@ dial(struct connection *c)
 	    c->relay.client, settings.preamble_timeout * 1000, &target);
 	if (c->reason != NULL)
 		return -1;
-	address_format(&target, c->target, sizeof(c->target));
+	if (connection_check(c, &target) == -1)
+		return -1;
 	return connection_connect(c, &target);
 }
 

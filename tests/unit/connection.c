@@ -4,6 +4,7 @@
  */
 #include "connection.h"
 
+#include "access.h"
 #include "log.h"
 #include "options.h"
 #include "stream.h"
@@ -476,7 +477,7 @@ static struct {
 /* Counters as they were when the test began: accepted, and ends. */
 static const char *const counters[] = {"accepted", "eof", "client-error",
     "upstream-error", "no-resources", "idle-timeout", "no-upstream",
-    "no-target", "stopped", "up", "down"};
+    "no-target", "not-allowed", "stopped", "up", "down"};
 static uint64_t counted[LENGTH(counters)];
 
 static int
@@ -499,10 +500,22 @@ set_up(void **state)
 	return 0;
 }
 
+static void
+forget_rules(void)
+{
+	while (access_rules != NULL) {
+		struct access_rule *next = access_rules->next;
+
+		free(access_rules);
+		access_rules = next;
+	}
+}
+
 static int
 tear_down(void **state)
 {
 	(void)state;
+	forget_rules();
 	record.blocked = NULL;
 	calls.holds_close = false;
 	dialling.held = false;
@@ -1108,9 +1121,11 @@ test_counters(void **state)
 	calls.creates = 0;
 	calls.create_errors[0] = EAGAIN;
 	end(start_client(EAGAIN));
+	assert_null(access_add(ALLOW_CLIENT, false, "allow-client", "::/0"));
+	end(start_client(0));
 	for (size_t i = 0; i < LENGTH(counters) - 2; i++)
 		assert_counted(counters[i],
-		    i == 0 ? 7 : strcmp(counters[i], "stopped") != 0);
+		    i == 0 ? 8 : strcmp(counters[i], "stopped") != 0);
 	assert_counted("up", 5);
 	assert_int_equal(number_in(assert_counted("down", 6), "active"), 0);
 }
@@ -1138,14 +1153,155 @@ test_report(void **state)
 	    " client-error=%" PRIu64 " upstream-error=%" PRIu64
 	    " no-resources=%" PRIu64 " idle-timeout=%" PRIu64
 	    " no-upstream=%" PRIu64 " no-target=%" PRIu64
-	    " stopped=0 up=%" PRIu64 " down=%" PRIu64 " longest-ms=2500",
-	    c[0] + 1, c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[9] + 7,
-	    c[10] + 6);
+	    " not-allowed=%" PRIu64 " stopped=0 up=%" PRIu64 " down=%" PRIu64
+	    " longest-ms=2500",
+	    c[0] + 1, c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[10] + 7,
+	    c[11] + 6);
 	assert_string_equal(report(), expected);
 	end(ends);
 	AWAIT(connection_count(limit) == 0);
 	assert_counted("up", 7);
 	assert_int_equal(number_in(assert_counted("down", 6), "longest-ms"), 0);
+}
+
+static void
+test_target_denied(void **state)
+{
+	/* Fails if a target that the rules deny is connected to, or its line in
+	 * the log doesn't say which, and why. */
+	static const uint8_t bytes[4] = {192, 0, 2, 7};
+	const char *line;
+
+	(void)state;
+	assert_null(
+	    access_add(DENY_TARGET, false, "deny-target", "192.0.2.0/24:443"));
+	calls.target = address_ip(AF_INET, bytes, 443);
+	dialling.needs_target = true;
+	for (int i = 0; i < 3; i++) { /* each has its line */
+		struct ends ends = start_client(0);
+
+		assert_int_equal(read_to_end(ends.client, NULL), ECONNRESET);
+		line = assert_logs(
+		    LEVEL_WARN, " upstream=- target=192.0.2.7:443 up=0 ");
+		assert_end(
+		    line, "not-allowed", "--deny-target 192.0.2.0/24:443");
+		close(ends.client);
+	}
+	AWAIT(connection_count(limit) == 0);
+	assert_false(calls.connect_timeout != 0); /* never called */
+	assert_counted("not-allowed", 3);
+	calls.target = address_ip(AF_INET, bytes, 80);
+	end(start());
+	assert_string_equal(
+	    strstr(assert_logs(LEVEL_DEBUG, "msg=connected "), " target="),
+	    " target=192.0.2.7:80");
+}
+
+static void
+test_target_local(void **state)
+{
+	/* Fails if the machine isn't asked what is local to it. */
+	static const uint8_t bytes[16] = {[15] = 1};
+	struct ends ends;
+
+	(void)state;
+	assert_null(access_add(ALLOW_TARGET, false, "allow-target", "local"));
+	calls.target = address_ip(AF_INET6, bytes, 443);
+	dialling.needs_target = true;
+	end(start());
+	assert_logs(LEVEL_DEBUG, "msg=connected ");
+	assert_logs(LEVEL_INFO, "msg=closed ");
+	calls.target = address_ip(AF_INET, (const uint8_t[]){240, 0, 0, 1}, 80);
+	ends = start_client(0);
+	assert_int_equal(read_to_end(ends.client, NULL), ECONNRESET);
+	assert_end(assert_logs(LEVEL_WARN, " upstream=- target=240.0.0.1:80 "),
+	    "not-allowed", "no allow item names it");
+	close(ends.client);
+}
+
+/* A client that no rule allows: it is gone when the module returns. */
+static void
+deny_client(void)
+{
+	struct ends ends = start_client(0);
+
+	assert_int_equal(connection_count(limit), 0);
+	assert_int_equal(allocated(), 0);
+	assert_int_equal(read_to_end(ends.client, NULL), ECONNRESET);
+	close(ends.client);
+}
+
+static void
+test_client_denied(void **state)
+{
+	/* Fails if a client that the rules don't allow costs a thread, or is
+	 * served, or many of them fill the log. */
+	static const char reason[] = "no allow item names it";
+	static const int times[] = {0, 999, 1000, 1001, 1999, 2000};
+	static const char *const ends[] = {" end=not-allowed", NULL,
+	    " end=not-allowed unlogged=1", NULL, NULL,
+	    " end=not-allowed unlogged=2"};
+	int before = open_descriptors();
+	char expected[128];
+
+	(void)state;
+	assert_null(
+	    access_add(ALLOW_CLIENT, false, "allow-client", "10.0.0.0/8"));
+	calls.false_clock = true;
+	for (size_t i = 0; i < LENGTH(times); i++) {
+		const char *line;
+
+		calls.clock_ms = 1000000 + times[i];
+		deny_client();
+		if (ends[i] == NULL)
+			continue;
+		line = assert_logs(LEVEL_WARN, "msg=failed conn=");
+		assert_int_equal(number_in(line, "conn"), counted[0] + i + 1);
+		(void)snprintf(expected, sizeof(expected),
+		    " upstream=- target=- up=0 down=0 ms=0%s reason=\"%s\"",
+		    ends[i], reason);
+		assert_string_equal(strstr(line, " upstream="), expected);
+	}
+	assert_logged_all();
+	assert_int_equal(calls.creates, 0);
+	assert_int_equal(open_descriptors(), before);
+	assert_counted("accepted", LENGTH(times));
+	assert_int_equal(
+	    number_in(assert_counted("not-allowed", LENGTH(times)), "active"),
+	    0);
+	/* Others are served, and a denied one's number is in none's line. */
+	assert_null(
+	    access_add(ALLOW_CLIENT, false, "allow-client", "127.0.0.0/8"));
+	calls.clock_ms = 1002500;
+	assert_serves();
+}
+
+static void
+test_client_denied_mapped(void **state)
+{
+	/* Fails if an IPv4 client of a dual-stack listener passes for one of
+	 * IPv6, whichever way. */
+	static const uint8_t mapped[16] = {
+	    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 7};
+	struct address address = address_ip(AF_INET6, mapped, 80);
+	struct pair pair;
+
+	(void)state;
+	assert_null(access_add(ALLOW_CLIENT, false, "allow-client", "::/0"));
+	pair = make_pair();
+	reset_on_close(pair.ours);
+	assert_int_equal(give(pair.ours, &address), 0);
+	assert_int_equal(read_to_end(pair.peer, NULL), ECONNRESET);
+	close(pair.peer);
+	assert_int_equal(calls.creates, 0);
+	assert_null(
+	    access_add(ALLOW_CLIENT, false, "allow-client", "192.0.2.7"));
+	pair = make_pair();
+	assert_int_equal(give(pair.ours, &address), 0);
+	close(accept_in_time(upstream_listener));
+	close(pair.peer);
+	AWAIT(connection_count(limit) == 0);
+	assert_int_not_equal(calls.creates, 0);
 }
 
 static void
@@ -1772,8 +1928,8 @@ test_stopped(void **state)
 	do {
 		command('r');
 		line = child_line();
-	} while (number_in(line, "up") < counted[9] + 5 ||
-		 number_in(line, "down") < counted[10] + 5);
+	} while (number_in(line, "up") < counted[10] + 5 ||
+		 number_in(line, "down") < counted[11] + 5);
 	assert_int_equal(number_in(line, "active"), 3);
 	command('x');
 	assert_cut_off(ends[2], 0, 0);
@@ -1927,6 +2083,10 @@ main(void)
 	    TEST(test_dial_fails),
 	    TEST(test_upstream_refuses),
 	    TEST(test_not_redirected),
+	    TEST(test_target_denied),
+	    TEST(test_target_local),
+	    TEST(test_client_denied),
+	    TEST(test_client_denied_mapped),
 	    TEST(test_resets),
 	    TEST(test_threads),
 	    TEST(test_engine),

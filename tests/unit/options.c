@@ -4,6 +4,7 @@
  * back through shared memory. */
 #include "options.h"
 
+#include "access.h"
 #include "log.h"
 #include "support.h"
 
@@ -32,6 +33,7 @@
 static struct parsed {
 	struct settings settings;
 	unsigned log_threshold, number;
+	char rules[512]; /* each with a line */
 } values, *parsed;
 
 static const struct option ip_table[] = {
@@ -47,6 +49,7 @@ static const struct option vsock_table[] = {
     {OPTION_UPSTREAM_IP, 'i', "ip-addr", "IP_ADDR", .help = "where to go"},
     {OPTION_NUMBER, 0, "own-number", "N", "a number", &values.number,
 	"a whole number of 1 to 10", 1, 10, NULL},
+    OPTIONS_TARGET,
     {.name = NULL},
 };
 
@@ -104,6 +107,8 @@ be_child(const struct option *table, char *args[], int out, int err)
 	*parsed = values;
 	parsed->settings = settings;
 	parsed->log_threshold = log_threshold;
+	for (struct access_rule *r = access_rules; r != NULL; r = r->next)
+		(void)strcat(strcat(parsed->rules, r->text), "\n");
 	log_line(LEVEL_ERROR, "msg=probe");
 	log_line(LEVEL_WARN, "msg=probe");
 	log_line(LEVEL_INFO, "msg=probe");
@@ -678,6 +683,9 @@ test_help(void **state)
 	    {"-v,", "--vsock-addr <VSOCK_ADDR>", "where to listen\n"},
 	    {"-i,", "--ip-addr <IP_ADDR>", "where to go\n"},
 	    {"", "--own-number <N>", "a number\n"},
+	    {"", "--allow-target <LIST>", ""},
+	    {"", "--deny-target <LIST>", ""},
+	    {"", "--allow-client <LIST>", ""},
 	    {"", "--connect-timeout <SECONDS>", ""},
 	    {"", "--idle-timeout <SECONDS>", ""},
 	    {"", "--tcp-user-timeout <SECONDS>", ""},
@@ -734,6 +742,89 @@ test_paired(void **state)
 	parse(cid_table, ARGS("--help", NULL));
 	assert_int_equal(outcome.status, 0);
 	assert_null(strstr(outcome.out, "--paired"));
+}
+
+#define CIDS_EXPECTED                                               \
+	"CIDs or CID-CID, 0 to 4294967294, or local or host, with " \
+	"commas between"
+#define PREFIXES_EXPECTED                                       \
+	"IPv4 or IPv6 addresses or ADDRESS/BITS, without bits " \
+	"behind those, with commas between"
+#define TARGETS_EXPECTED                                              \
+	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], " \
+	"perhaps with :PORT or :PORT-PORT, without bits behind "      \
+	"those, with commas between"
+/* On macros in braces the versions of clang-format differ. */
+/* clang-format off */
+#define BAD_ITEM(table, option, value, item, expected) \
+	{table, {"--" option "=" value}, "error: invalid item '" item \
+	    "' for '--" option " <LIST>': expected " expected HINT}
+/* clang-format on */
+
+static void
+test_rules(void **state)
+{
+	/* Fails if a rule is taken for one of another kind, or lost. */
+	(void)state;
+	parse(vsock_table,
+	    ARGS("-v3:1", "-ia:1", "--deny-target", "local,*:25",
+		"--allow-client=16-31", "--deny-target=private",
+		"--allow-target=10.0.0.0/8", "--allow-client", "local", NULL));
+	assert_returned();
+	assert_string_equal(parsed->rules, "--deny-target local\n"
+					   "--deny-target *:25\n"
+					   "--allow-client 16-31\n"
+					   "--deny-target private\n"
+					   "--allow-target 10.0.0.0/8\n"
+					   "--allow-client local\n");
+	parse(ip_table,
+	    ARGS("-v3:1", "-ia:1", "--allow-client=::1,10.0.0.0/8", NULL));
+	assert_returned();
+	assert_string_equal(parsed->rules, "--allow-client ::1/128\n"
+					   "--allow-client 10.0.0.0/8\n");
+}
+
+static void
+test_bad_rules(void **state)
+{
+	/* Fails if what is wrong in a list isn't named, or starts a proxy. */
+	static const struct mistake mistakes[] = {
+	    BAD_ITEM(
+		vsock_table, "allow-client", "16,17-", "17-", CIDS_EXPECTED),
+	    BAD_ITEM(vsock_table, "allow-client", "any", "any", CIDS_EXPECTED),
+	    BAD_ITEM(vsock_table, "allow-client", "", "", CIDS_EXPECTED),
+	    BAD_ITEM(vsock_table, "allow-client", "10.0.0.0/8", "10.0.0.0/8",
+		CIDS_EXPECTED),
+	    BAD_ITEM(ip_table, "allow-client", "16", "16", PREFIXES_EXPECTED),
+	    BAD_ITEM(ip_table, "allow-client", "10.0.0.1/8,x", "10.0.0.1/8",
+		PREFIXES_EXPECTED),
+	    BAD_ITEM(
+		vsock_table, "allow-target", "local,,*", "", TARGETS_EXPECTED),
+	    BAD_ITEM(vsock_table, "deny-target", "local,::1,*", "::1",
+		TARGETS_EXPECTED),
+	    BAD_ITEM(
+		vsock_table, "deny-target", "local,", "", TARGETS_EXPECTED),
+	    {vsock_table, {"--deny-target"},
+		"error: no value for '--deny-target <LIST>': "
+		"expected " TARGETS_EXPECTED HINT},
+	    {vsock_table, {"--allow-target", "--grace=1"},
+		"error: no value for '--allow-target <LIST>': "
+		"expected " TARGETS_EXPECTED HINT},
+	    {vsock_table, {"--allow-client"},
+		"error: no value for '--allow-client <LIST>': "
+		"expected " CIDS_EXPECTED HINT},
+	    {ip_table, {"--allow-client"},
+		"error: no value for '--allow-client <LIST>': "
+		"expected " PREFIXES_EXPECTED HINT},
+	    /* Where nothing has a target. */
+	    {ip_table, {"--deny-target=local"},
+		UNEXPECTED("--deny-target=local")},
+	    {ip_table, {"--allow-target=local"},
+		UNEXPECTED("--allow-target=local")},
+	};
+
+	(void)state;
+	assert_mistakes(mistakes, LENGTH(mistakes));
 }
 
 static int
@@ -918,6 +1009,8 @@ main(void)
 	    TEST(test_unexpected),
 	    TEST(test_help),
 	    TEST(test_paired),
+	    TEST(test_rules),
+	    TEST(test_bad_rules),
 	    TEST(test_family),
 	    TEST(test_listener_passed),
 	    TEST(test_two_listeners),

@@ -5,6 +5,7 @@
  * which calls of the child fail, and tells what it did. */
 #include "server.h"
 
+#include "access.h"
 #include "capacity.h"
 #include "confine.h"
 #include "log.h"
@@ -608,10 +609,22 @@ set_up(void **state)
 	return 0;
 }
 
+static void
+forget_rules(void)
+{
+	while (access_rules != NULL) {
+		struct access_rule *next = access_rules->next;
+
+		free(access_rules);
+		access_rules = next;
+	}
+}
+
 static int
 tear_down(void **state)
 {
 	(void)state;
+	forget_rules();
 	close(upstream_listener);
 	if (server.pid > 0) {
 		(void)kill(server.pid, SIGKILL);
@@ -997,6 +1010,51 @@ test_failures_free_slots(void **state)
 }
 
 static void
+expect_rules(const char *counts, bool warns)
+{
+	launch(dial);
+	for (const struct access_rule *r = access_rules;
+	     level == LEVEL_DEBUG && r != NULL; r = r->next) {
+		const char *line =
+		    assert_logs(" level=debug prog=unit msg=rule rule=\"--");
+
+		assert_non_null(strstr(line, r->text));
+	}
+	if (warns)
+		assert_logs(" level=warn prog=unit msg=\"connects to any ");
+	assert_string_equal(
+	    strstr(assert_logs(" msg=listening "), " allow-client="), counts);
+	stop_server();
+}
+
+static void
+test_rules(void **state)
+{
+	/* Fails if a log doesn't tell which rules hold, or that none limit what
+	 * can be connected to. */
+	(void)state;
+	settings.listens_on_tcp = false;
+	settings.vsock = vsock_address(3, 1200);
+	shared->poses_as_vsock = true;
+	settings.host.text = NULL;
+	assert_null(access_add(ALLOW_CLIENT, true, "allow-client", "16"));
+	expect_rules(" allow-client=1 allow-target=0 deny-target=0", true);
+	level = LEVEL_DEBUG;
+	assert_null(access_add(DENY_TARGET, true, "deny-target", "local,*:25"));
+	expect_rules(" allow-client=1 allow-target=0 deny-target=2", false);
+	assert_null(access_add(ALLOW_TARGET, true, "allow-target", "*,*,*"));
+	expect_rules(" allow-client=1 allow-target=3 deny-target=2", false);
+	forget_rules();
+	assert_null(
+	    access_add(ALLOW_TARGET, true, "allow-target", "10.0.0.0/8"));
+	expect_rules(" allow-client=0 allow-target=1 deny-target=0", false);
+	forget_rules();
+	/* Others have no need for them. */
+	settings.host.text = "some-upstream:1";
+	expect_rules(" allow-client=0 allow-target=0 deny-target=0", false);
+}
+
+static void
 test_listening_line(void **state)
 {
 	/* Fails if the log doesn't tell what the proxy does. */
@@ -1011,7 +1069,7 @@ test_listening_line(void **state)
 	(void)state;
 	for (size_t i = 0; i < LENGTH(cases) * LENGTH(upstreams); i++) {
 		size_t which = i % LENGTH(upstreams);
-		char expected[128];
+		char expected[256];
 
 		memset(shared, 0, sizeof(*shared));
 		settings.copy = cases[i / LENGTH(upstreams)].mode;
@@ -1025,9 +1083,14 @@ test_listening_line(void **state)
 		settings.vsock = which == 2 ? vsock_address(88, VMADDR_PORT_ANY)
 					    : vsock_address(3, 1200);
 		launch(dial);
+		if (which == 3)
+			assert_logs(" level=warn prog=unit msg=\"connects to "
+				    "any target: see --deny-target and "
+				    "--allow-target\"");
 		(void)snprintf(expected, sizeof(expected),
 		    " upstream=%s %s max-connections=77 "
-		    "limited-by=--max-connections",
+		    "limited-by=--max-connections "
+		    "allow-client=0 allow-target=0 deny-target=0",
 		    upstreams[which], cases[i / LENGTH(upstreams)].text);
 		assert_string_equal(
 		    strstr(assert_logs(" level=info prog=unit msg=listening "
@@ -1885,6 +1948,7 @@ main(void)
 	    TEST(test_no_memory),
 	    TEST(test_connection_limit),
 	    TEST(test_failures_free_slots),
+	    TEST(test_rules),
 	    TEST(test_listening_line),
 	    TEST(test_limits),
 	    TEST(test_other_limits),

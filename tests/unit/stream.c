@@ -14,6 +14,7 @@
 
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/rtnetlink.h>
 
 int __real_close(int fd);
 int __wrap_close(int fd);
@@ -39,6 +40,8 @@ int __real_listen(int fd, int backlog);
 int __wrap_listen(int fd, int backlog);
 int __real_poll(struct pollfd *fds, nfds_t count, int ms);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int ms);
+ssize_t __real_recv(int fd, void *buffer, size_t size, int flags);
+ssize_t __wrap_recv(int fd, void *buffer, size_t size, int flags);
 int __real_setsockopt(
     int fd, int level, int option, const void *value, socklen_t length);
 int __wrap_setsockopt(
@@ -97,6 +100,12 @@ static struct {
 	size_t buffers_set; /* calls */
 
 	int queued; /* in all TCP sockets; 0: the truth */
+
+	/* The kernel's answer, in place of its own; 0: as ever. */
+	uint16_t answer_type;
+	int answer; /* route type, or error */
+	int answer_error;
+	size_t answer_size;
 
 	int last_shutdown; /* how */
 	int socket_error, vsock_sockets;
@@ -302,6 +311,27 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int ms)
 	calls.in_progress = false;
 	fds[0].revents = calls.answered ? POLLOUT : 0;
 	return calls.answered;
+}
+
+/* Only what is said of routes is received here. */
+ssize_t
+__wrap_recv(int fd, void *buffer, size_t size, int flags)
+{
+	struct nlmsghdr header = {.nlmsg_type = calls.answer_type};
+	struct rtmsg route = {.rtm_type = (unsigned char)calls.answer};
+	uint8_t *bytes = buffer;
+
+	if (calls.answer_type == 0 && calls.answer_error == 0)
+		return __real_recv(fd, buffer, size, flags);
+	if (fails(calls.answer_error))
+		return -1;
+	assert_true(calls.answer_size <= size);
+	memcpy(bytes, &header, sizeof(header));
+	if (calls.answer_type == NLMSG_ERROR)
+		memcpy(bytes + sizeof(header), &calls.answer, sizeof(int));
+	else
+		memcpy(bytes + sizeof(header), &route, sizeof(route));
+	return (ssize_t)calls.answer_size;
 }
 
 int
@@ -1195,6 +1225,77 @@ test_local_address(void **state)
 	    (const uint8_t[16]){[10] = 0xff, [11] = 0xff, 10, 0, 0, last}, \
 	    port)
 
+static int
+ask_whether_local(sa_family_t family, const char *text)
+{
+	uint8_t bytes[16];
+	struct address address;
+
+	assert_int_equal(inet_pton(family, text, bytes), 1);
+	address = address_ip(family, bytes, 443);
+	return stream_is_local(&address);
+}
+
+static void
+test_is_local(void **state)
+{
+	/* Fails if the machine's own addresses don't count as such, or others
+	 * do. */
+	int before = open_descriptors();
+
+	(void)state;
+	assert_int_equal(ask_whether_local(AF_INET, "127.0.0.1"), 1);
+	assert_int_equal(ask_whether_local(AF_INET, "127.9.9.9"), 1);
+	assert_int_equal(ask_whether_local(AF_INET, "240.0.0.1"), 0);
+	assert_int_equal(ask_whether_local(AF_INET, "255.255.255.255"), 0);
+	assert_int_equal(ask_whether_local(AF_INET6, "2001:db8::1"), 0);
+	assert_int_equal(open_descriptors(), before);
+}
+
+static void
+test_is_local_answers(void **state)
+{
+	/* Fails if another kind of route is taken for a local one, or a failure
+	 * for an answer. */
+	static const struct {
+		uint16_t type;
+		int answer;
+		size_t missing; /* bytes */
+		int expected;
+	} cases[] = {
+	    {RTM_NEWROUTE, RTN_LOCAL, 0, 1},
+	    {RTM_NEWROUTE, RTN_UNICAST, 0, 0},
+	    {RTM_NEWROUTE, RTN_BROADCAST, 0, 0},
+	    {RTM_NEWROUTE, RTN_UNREACHABLE, 0, 0},
+	    {RTM_NEWROUTE, RTN_LOCAL, 1, -1},
+	    {RTM_NEWROUTE, RTN_UNICAST, 28, -1},
+	    {NLMSG_ERROR, -ENETUNREACH, 0, 0},
+	    {NLMSG_ERROR, -EHOSTUNREACH, 0, 0},
+	    {NLMSG_ERROR, -ENOBUFS, 0, -1},
+	    {NLMSG_ERROR, -EPERM, 0, -1},
+	    {NLMSG_ERROR, 0, 0, -1},
+	    {NLMSG_ERROR, -ENETUNREACH, 12, -1},
+	    {NLMSG_DONE, RTN_LOCAL, 0, -1},
+	};
+	int before = open_descriptors();
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		calls.answer_type = cases[i].type;
+		calls.answer = cases[i].answer;
+		calls.answer_size = 28 - cases[i].missing;
+		if (ask_whether_local(AF_INET, "127.0.0.1") !=
+		    cases[i].expected)
+			fail_msg("case %zu", i);
+	}
+	calls.answer_error = ENOMEM;
+	assert_int_equal(ask_whether_local(AF_INET, "127.0.0.1"), -1);
+	calls.answer_error = 0;
+	calls.socket_error = EMFILE;
+	assert_int_equal(ask_whether_local(AF_INET, "127.0.0.1"), -1);
+	assert_int_equal(open_descriptors(), before);
+}
+
 static void
 test_connect_nearly_itself(void **state)
 {
@@ -1750,6 +1851,8 @@ main(void)
 	    TEST(test_open_share_too_small),
 	    TEST(test_open_unresolved),
 	    TEST(test_local_address),
+	    TEST(test_is_local),
+	    TEST(test_is_local_answers),
 	    TEST(test_connect_nearly_itself),
 	    TEST(test_original_destination),
 	    TEST(test_no_loop),

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Strict, so that no rule is wider, or narrower, than it looks. */
+#include "access.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SIZE 80 /* of an item */
+
+static const struct {
+	const char *name;
+	struct access_prefix prefixes[8];
+} words[] = {
+    {"*", {{AF_INET, 0, {0}}, {AF_INET6, 0, {0}}}},
+    {"local", /* and what is_local() says */
+	{{AF_INET, 8, {127}}, {AF_INET, 32, {0}}, {AF_INET6, 127, {0}}}},
+    {"private", {{AF_INET, 8, {10}}, {AF_INET, 12, {172, 16}},
+		    {AF_INET, 16, {192, 168}}, {AF_INET, 10, {100, 64}},
+		    {AF_INET, 16, {169, 254}}, {AF_INET6, 7, {0xfc}},
+		    {AF_INET6, 10, {0xfe, 0x80}}}},
+};
+
+struct access_rule *access_rules;
+
+static bool
+is_in(const struct address *a, const struct access_prefix *p)
+{
+	const uint8_t *bytes = a->any.sa_family == AF_INET
+				   ? (const uint8_t *)&a->in.sin_addr
+				   : a->in6.sin6_addr.s6_addr;
+	uint32_t n = p->bits / 8, rest = p->bits % 8;
+
+	return a->any.sa_family == p->family &&
+	       memcmp(bytes, p->bytes, n) == 0 &&
+	       (rest == 0 || (bytes[n] ^ p->bytes[n]) >> (8 - rest) == 0);
+}
+
+const char *
+access_check(enum access_kind allow, const struct address *address,
+    int (*is_local)(const struct address *))
+{
+	struct address a = *address;
+	uint32_t n =
+	    a.any.sa_family == AF_VSOCK ? a.vm.svm_cid : address_port(&a);
+	bool is_limited = false, allowed = false;
+
+	address_unmap(&a); /* IPv4-mapped addresses count as IPv4 */
+	for (const struct access_rule *r = access_rules; r != NULL;
+	     r = r->next) {
+		const struct access_prefix *p = r->prefixes;
+		int named;
+
+		is_limited = is_limited || r->kind == allow;
+		if ((r->kind != allow + 1 && (r->kind != allow || allowed)) ||
+		    n < r->first || n > r->last)
+			continue;
+		while (p->family != 0 && !is_in(&a, p))
+			p++;
+		named = p->family != 0                     ? 1
+			: r->prefixes == words[1].prefixes ? is_local(&a)
+							   : 0;
+		if (named == -1)
+			return "whether it is local can't be known now";
+		if (named == 1 && r->kind != allow)
+			return r->text;
+		allowed = allowed || named == 1;
+	}
+	return is_limited && !allowed ? "no allow item names it" : NULL;
+}
+
+/* N or N-N, from least to most. */
+static bool
+parse_range(char *text, uint32_t least, uint32_t most, struct access_rule *r)
+{
+	char *dash = strchr(text, '-');
+
+	if (dash != NULL)
+		*dash++ = '\0';
+	return address_parse_number(text, least, most, &r->first) &&
+	       address_parse_number(
+		   dash != NULL ? dash : text, r->first, most, &r->last);
+}
+
+/* ADDRESS or ADDRESS/BITS. */
+static bool
+parse_prefix(char *text, struct access_prefix *p)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	sa_family_t family = strchr(text, ':') == NULL ? AF_INET : AF_INET6;
+	uint32_t most = family == AF_INET ? 32 : 128;
+	char *slash = strchr(text, '/');
+
+	*p = (struct access_prefix){family, most, {0}};
+	if (slash != NULL)
+		*slash++ = '\0';
+	if (inet_pton(family, text, p->bytes) != 1 ||
+	    (slash != NULL && !address_parse_number(slash, 0, most, &p->bits)))
+		return false;
+	for (uint32_t i = p->bits; i < most; i++)
+		if ((p->bytes[i / 8] << i % 8 & 0x80) != 0)
+			return false;
+	if (p->bits >= 96 && memcmp(p->bytes, mapped, sizeof(mapped)) == 0) {
+		p->family = AF_INET;
+		p->bits -= 96;
+		memcpy(p->bytes, p->bytes + 12, 4);
+	}
+	return true;
+}
+
+/* item: as written, then with the prefix in a normal form. */
+static bool
+parse_item(bool is_vsock, struct access_rule *r, char item[SIZE])
+{
+	bool is_target = r->kind != ALLOW_CLIENT;
+	bool bracket = is_target && *item == '[';
+	char text[SIZE], ports[SIZE], ip[INET6_ADDRSTRLEN], *end;
+
+	(void)snprintf(text, SIZE, "%s", item);
+	r->prefixes = r->own;
+	if (!is_target && is_vsock) {
+		r->own->family = AF_VSOCK;
+		return parse_range(strcmp(text, "local") == 0  ? "1"
+				   : strcmp(text, "host") == 0 ? "2"
+							       : text,
+		    0, VMADDR_CID_ANY - 1, r);
+	}
+	end = text + strcspn(text, bracket ? "]" : is_target ? ":" : "");
+	if (bracket && *end++ != ']')
+		return false;
+	(void)snprintf(ports, SIZE, "%s", end);
+	if (*end != '\0' &&
+	    (*end != ':' || !parse_range(end + 1, 1, UINT16_MAX, r)))
+		return false;
+	end[-(int)bracket] = '\0';
+	for (size_t i = 0; is_target && i < 3; i++)
+		if (strcmp(text, words[i].name) == 0)
+			r->prefixes = words[i].prefixes;
+	if (r->prefixes != r->own)
+		return true;
+	if (!parse_prefix(text + bracket, r->own) ||
+	    (is_target && bracket != (strchr(text, ':') != NULL)))
+		return false;
+	inet_ntop(r->own->family, r->own->bytes, ip, sizeof(ip));
+	(void)snprintf(item, SIZE,
+	    is_target && r->own->family == AF_INET6 ? "[%s/%u]%s" : "%s/%u%s",
+	    ip, r->own->bits, ports);
+	return true;
+}
+
+const char *
+access_add(
+    enum access_kind kind, bool is_vsock, const char *flag, const char *items)
+{
+	struct access_rule **end = &access_rules, *r;
+
+	for (;; items++) {
+		size_t length = strcspn(items, ",");
+
+		while (*end != NULL)
+			end = &(*end)->next;
+		r = *end = calloc(1, sizeof(*r));
+		if (r == NULL || length >= SIZE)
+			return items;
+		r->kind = kind;
+		r->last = UINT16_MAX;
+		(void)snprintf(r->text, sizeof(r->text), "--%s %.*s", flag,
+		    (int)length, items);
+		if (!parse_item(is_vsock, r, r->text + strlen(flag) + 3))
+			return items;
+		items += length;
+		if (*items == '\0')
+			return NULL;
+	}
+}
