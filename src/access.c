@@ -11,7 +11,7 @@
 
 static const struct {
 	const char *name;
-	struct access_prefix prefixes[8];
+	struct address_prefix prefixes[8];
 } words[] = {
     {"*", {{AF_INET, 0, {0}}, {AF_INET6, 0, {0}}}},
     {"local", /* and what is_local() says */
@@ -23,19 +23,6 @@ static const struct {
 };
 
 struct access_rule *access_rules;
-
-static bool
-is_in(const struct address *a, const struct access_prefix *p)
-{
-	const uint8_t *bytes = a->any.sa_family == AF_INET
-				   ? (const uint8_t *)&a->in.sin_addr
-				   : a->in6.sin6_addr.s6_addr;
-	uint32_t n = p->bits / 8, rest = p->bits % 8;
-
-	return a->any.sa_family == p->family &&
-	       memcmp(bytes, p->bytes, n) == 0 &&
-	       (rest == 0 || (bytes[n] ^ p->bytes[n]) >> (8 - rest) == 0);
-}
 
 const char *
 access_check(enum access_kind allow, const struct address *address,
@@ -49,14 +36,14 @@ access_check(enum access_kind allow, const struct address *address,
 	address_unmap(&a); /* IPv4-mapped addresses count as IPv4 */
 	for (const struct access_rule *r = access_rules; r != NULL;
 	     r = r->next) {
-		const struct access_prefix *p = r->prefixes;
+		const struct address_prefix *p = r->prefixes;
 		int named;
 
 		is_limited = is_limited || r->kind == allow;
 		if ((r->kind != allow + 1 && (r->kind != allow || allowed)) ||
 		    n < r->first || n > r->last)
 			continue;
-		while (p->family != 0 && !is_in(&a, p))
+		while (p->family != 0 && !address_has_prefix(&a, p))
 			p++;
 		named = p->family != 0                     ? 1
 			: r->prefixes == words[1].prefixes ? is_local(&a)
@@ -81,32 +68,6 @@ parse_range(char *text, uint32_t least, uint32_t most, struct access_rule *r)
 	return address_parse_number(text, least, most, &r->first) &&
 	       address_parse_number(
 		   dash != NULL ? dash : text, r->first, most, &r->last);
-}
-
-/* ADDRESS or ADDRESS/BITS. */
-static bool
-parse_prefix(char *text, struct access_prefix *p)
-{
-	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-	sa_family_t family = strchr(text, ':') == NULL ? AF_INET : AF_INET6;
-	uint32_t most = family == AF_INET ? 32 : 128;
-	char *slash = strchr(text, '/');
-
-	*p = (struct access_prefix){family, most, {0}};
-	if (slash != NULL)
-		*slash++ = '\0';
-	if (inet_pton(family, text, p->bytes) != 1 ||
-	    (slash != NULL && !address_parse_number(slash, 0, most, &p->bits)))
-		return false;
-	for (uint32_t i = p->bits; i < most; i++)
-		if ((p->bytes[i / 8] << i % 8 & 0x80) != 0)
-			return false;
-	if (p->bits >= 96 && memcmp(p->bytes, mapped, sizeof(mapped)) == 0) {
-		p->family = AF_INET;
-		p->bits -= 96;
-		memcpy(p->bytes, p->bytes + 12, 4);
-	}
-	return true;
 }
 
 /* item: as written, then with the prefix in a normal form. */
@@ -139,7 +100,7 @@ parse_item(bool is_vsock, struct access_rule *r, char item[SIZE])
 			r->prefixes = words[i].prefixes;
 	if (r->prefixes != r->own)
 		return true;
-	if (!parse_prefix(text + bracket, r->own) ||
+	if (!address_parse_prefix(text + bracket, r->own) ||
 	    (is_target && bracket != (strchr(text, ':') != NULL)))
 		return false;
 	inet_ntop(r->own->family, r->own->bytes, ip, sizeof(ip));

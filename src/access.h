@@ -3,12 +3,6 @@
 #pragma once
 #include "address.h"
 
-struct access_prefix {
-	sa_family_t family; /* AF_VSOCK: any CID; 0: it is none */
-	uint32_t bits;
-	uint8_t bytes[16];
-};
-
 /* What allows, and behind it what denies the same, if anything. */
 enum access_kind { ALLOW_TARGET, DENY_TARGET, ALLOW_CLIENT, ACCESS_KINDS };
 
@@ -16,9 +10,9 @@ enum access_kind { ALLOW_TARGET, DENY_TARGET, ALLOW_CLIENT, ACCESS_KINDS };
 extern struct access_rule {
 	struct access_rule *next;
 	enum access_kind kind;
-	uint32_t first, last;                 /* ports; of vsock, CIDs */
-	const struct access_prefix *prefixes; /* own, or those of a word */
-	struct access_prefix own[2];
+	uint32_t first, last;                  /* ports; of vsock, CIDs */
+	const struct address_prefix *prefixes; /* own, or those of a word */
+	struct address_prefix own[2];
 	char text[96]; /* --FLAG ITEM, in a normal form */
 } * access_rules;
 

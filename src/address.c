@@ -45,6 +45,47 @@ address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
 					   0, maximum, &address->vm.svm_port));
 }
 
+bool
+address_parse_prefix(const char *text, struct address_prefix *p)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	sa_family_t family = strchr(text, ':') == NULL ? AF_INET : AF_INET6;
+	uint32_t most = family == AF_INET ? 32 : 128;
+	size_t length = strcspn(text, "/");
+	char host[INET6_ADDRSTRLEN] = "";
+
+	*p = (struct address_prefix){family, most, {0}};
+	if (length >= sizeof(host))
+		return false;
+	memcpy(host, text, length);
+	if (inet_pton(family, host, p->bytes) != 1 ||
+	    (text[length] != '\0' &&
+		!address_parse_number(text + length + 1, 0, most, &p->bits)))
+		return false;
+	for (uint32_t i = p->bits; i < most; i++)
+		if ((p->bytes[i / 8] << i % 8 & 0x80) != 0)
+			return false;
+	if (p->bits >= 96 && memcmp(p->bytes, mapped, sizeof(mapped)) == 0) {
+		p->family = AF_INET;
+		p->bits -= 96;
+		memcpy(p->bytes, p->bytes + 12, 4);
+	}
+	return true;
+}
+
+bool
+address_has_prefix(const struct address *a, const struct address_prefix *p)
+{
+	const uint8_t *bytes = a->any.sa_family == AF_INET
+				   ? (const uint8_t *)&a->in.sin_addr
+				   : a->in6.sin6_addr.s6_addr;
+	uint32_t n = p->bits / 8, rest = p->bits % 8;
+
+	return a->any.sa_family == p->family &&
+	       memcmp(bytes, p->bytes, n) == 0 &&
+	       (rest == 0 || (bytes[n] ^ p->bytes[n]) >> (8 - rest) == 0);
+}
+
 /* What could be a host name, or is a dotted IPv4 address. */
 static bool
 is_name_or_ipv4(const char *host)

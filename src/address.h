@@ -20,6 +20,13 @@ struct address {
 	socklen_t length; /* 0: no address */
 };
 
+/* Those that begin with these bits. Of AF_VSOCK: all. */
+struct address_prefix {
+	sa_family_t family;
+	uint32_t bits;
+	uint8_t bytes[16];
+};
+
 /* HOST:PORT, checked but not resolved. */
 struct host_port {
 	char host[254];   /* name or literal, without brackets */
@@ -40,6 +47,14 @@ bool address_parse_number(
  * needs a port, CID alone will do, with port 0. False: it isn't one. */
 bool address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
     struct address *address);
+
+/* Parses ADDRESS or ADDRESS/BITS, no bit set behind those. IPv4-mapped prefixes
+ * become IPv4. False: it isn't one. */
+bool address_parse_prefix(const char *text, struct address_prefix *prefix);
+
+/* Whether an address, which isn't IPv4-mapped, begins with a prefix. */
+bool address_has_prefix(
+    const struct address *address, const struct address_prefix *prefix);
 
 /* Parses a.b.c.d:PORT, [IPv6]:PORT or NAME:PORT, port minimum to 65535. A name
  * whose last label is all digits is a mistyped IPv4 address, and isn't taken;

@@ -56,10 +56,9 @@ static const struct option common_table[] = {
     {.name = NULL},
 };
 
-#define PURE "without bits behind those, with commas between"
-#define TARGETS                                                       \
-	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], " \
-	"perhaps with :PORT or :PORT-PORT, " PURE
+#define TARGETS                                                               \
+	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], without " \
+	"bits behind those, perhaps with :PORT or :PORT-PORT, commas between"
 /* What the value of an address's option, or one of rules, looks like. */
 static const char *const address_forms[] = {
     [OPTION_LISTEN_IP] = "IPv4:PORT, [IPv6]:PORT or NAME:PORT, "
@@ -73,9 +72,9 @@ static const char *const address_forms[] = {
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
     [OPTION_ALLOW_TARGET] = TARGETS,
     [OPTION_DENY_TARGET] = TARGETS,
-    [OPTION_ALLOW_CLIENT] = "CIDs or CID-CID, 0 to 4294967294, or local or "
-			    "host, with commas between",
-    [OPTION_ALLOW_CLIENT + 1] = "IPv4 or IPv6 addresses or ADDRESS/BITS, " PURE,
+    [OPTION_ALLOW_CLIENT] =
+	"CID, CID-CID, local or host on vsock, on TCP ADDRESS or ADDRESS/BITS "
+	"without bits behind those, commas between",
 };
 
 /* One command line while it is parsed. */
@@ -166,9 +165,7 @@ take(struct parser *p, size_t index, const char *value)
 	const char *form = long_form(o), *expected = o->expected, *wrong;
 
 	if (o->type <= OPTION_REQUIRED || o->type >= OPTION_RULES)
-		expected =
-		    address_forms[o->type + (o->type == OPTION_ALLOW_CLIENT &&
-						settings.listens_on_tcp)];
+		expected = address_forms[o->type];
 	if (o->metavar == NULL && value != NULL)
 		USAGE_ERROR("unexpected value '%s' for '%s': expected none",
 		    value, form);

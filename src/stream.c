@@ -197,7 +197,6 @@ int
 stream_is_local(const struct address *address)
 {
 	bool is_ipv4 = address->any.sa_family == AF_INET;
-	unsigned char family = is_ipv4 ? AF_INET : AF_INET6;
 	unsigned char size = is_ipv4 ? 4 : 16;
 	struct {
 		struct nlmsghdr header;
@@ -205,7 +204,8 @@ stream_is_local(const struct address *address)
 		struct rtattr attribute;
 		uint8_t bytes[16];
 	} m = {.header = {0, RTM_GETROUTE, NLM_F_REQUEST, 0, 0},
-	    .route = {.rtm_family = family, .rtm_dst_len = size * 8},
+	    .route = {.rtm_family = is_ipv4 ? AF_INET : AF_INET6,
+		.rtm_dst_len = size * 8},
 	    .attribute = {RTA_LENGTH(size), RTA_DST}};
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	ssize_t n = -1;

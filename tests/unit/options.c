@@ -744,16 +744,13 @@ test_paired(void **state)
 	assert_null(strstr(outcome.out, "--paired"));
 }
 
-#define CIDS_EXPECTED                                               \
-	"CIDs or CID-CID, 0 to 4294967294, or local or host, with " \
-	"commas between"
-#define PREFIXES_EXPECTED                                       \
-	"IPv4 or IPv6 addresses or ADDRESS/BITS, without bits " \
-	"behind those, with commas between"
-#define TARGETS_EXPECTED                                              \
-	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], " \
-	"perhaps with :PORT or :PORT-PORT, without bits behind "      \
-	"those, with commas between"
+#define CLIENTS_EXPECTED                                           \
+	"CID, CID-CID, local or host on vsock, on TCP ADDRESS or " \
+	"ADDRESS/BITS "                                            \
+	"without bits behind those, commas between"
+#define TARGETS_EXPECTED                                                      \
+	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], without " \
+	"bits behind those, perhaps with :PORT or :PORT-PORT, commas between"
 /* On macros in braces the versions of clang-format differ. */
 /* clang-format off */
 #define BAD_ITEM(table, option, value, item, expected) \
@@ -790,14 +787,15 @@ test_bad_rules(void **state)
 	/* Fails if what is wrong in a list isn't named, or starts a proxy. */
 	static const struct mistake mistakes[] = {
 	    BAD_ITEM(
-		vsock_table, "allow-client", "16,17-", "17-", CIDS_EXPECTED),
-	    BAD_ITEM(vsock_table, "allow-client", "any", "any", CIDS_EXPECTED),
-	    BAD_ITEM(vsock_table, "allow-client", "", "", CIDS_EXPECTED),
+		vsock_table, "allow-client", "16,17-", "17-", CLIENTS_EXPECTED),
+	    BAD_ITEM(
+		vsock_table, "allow-client", "any", "any", CLIENTS_EXPECTED),
+	    BAD_ITEM(vsock_table, "allow-client", "", "", CLIENTS_EXPECTED),
 	    BAD_ITEM(vsock_table, "allow-client", "10.0.0.0/8", "10.0.0.0/8",
-		CIDS_EXPECTED),
-	    BAD_ITEM(ip_table, "allow-client", "16", "16", PREFIXES_EXPECTED),
+		CLIENTS_EXPECTED),
+	    BAD_ITEM(ip_table, "allow-client", "16", "16", CLIENTS_EXPECTED),
 	    BAD_ITEM(ip_table, "allow-client", "10.0.0.1/8,x", "10.0.0.1/8",
-		PREFIXES_EXPECTED),
+		CLIENTS_EXPECTED),
 	    BAD_ITEM(
 		vsock_table, "allow-target", "local,,*", "", TARGETS_EXPECTED),
 	    BAD_ITEM(vsock_table, "deny-target", "local,::1,*", "::1",
@@ -812,10 +810,10 @@ test_bad_rules(void **state)
 		"expected " TARGETS_EXPECTED HINT},
 	    {vsock_table, {"--allow-client"},
 		"error: no value for '--allow-client <LIST>': "
-		"expected " CIDS_EXPECTED HINT},
+		"expected " CLIENTS_EXPECTED HINT},
 	    {ip_table, {"--allow-client"},
 		"error: no value for '--allow-client <LIST>': "
-		"expected " PREFIXES_EXPECTED HINT},
+		"expected " CLIENTS_EXPECTED HINT},
 	    /* Where nothing has a target. */
 	    {ip_table, {"--deny-target=local"},
 		UNEXPECTED("--deny-target=local")},
