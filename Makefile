@@ -174,9 +174,9 @@ WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll recv setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \
-	strict strict_chain strict_confine strict_dial strict_end strict_hostile \
-	strict_limits strict_listen strict_load strict_log strict_service \
-	strict_stop strict_target strict_usage traffic web
+	strict strict_access strict_chain strict_confine strict_dial strict_end \
+	strict_hostile strict_limits strict_listen strict_load strict_log \
+	strict_service strict_stop strict_target strict_usage traffic web
 FUZZ = access address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)
 FUZZ_NEEDS_access = access address

@@ -347,7 +347,7 @@ strict_expect_counts(const char *line, const char *counts)
 {
 	static const char *const keys[] = {"accepted", "active", "eof",
 	    "client-error", "upstream-error", "no-resources", "idle-timeout",
-	    "no-upstream", "no-target", "stopped", "up", "down"};
+	    "no-upstream", "no-target", "not-allowed", "stopped", "up", "down"};
 	const char *all = "ts level prog msg";
 
 	for (size_t i = 0; i < COUNT(keys); i++) {
@@ -427,8 +427,8 @@ int
 strict_run(void)
 {
 	return strict_usage_run() + strict_listen_run() + strict_log_run() +
-	       strict_dial_run() + strict_target_run() + strict_end_run() +
-	       strict_chain_run() + strict_load_run() + strict_stop_run() +
-	       strict_service_run() + strict_limits_run() +
+	       strict_dial_run() + strict_target_run() + strict_access_run() +
+	       strict_end_run() + strict_chain_run() + strict_load_run() +
+	       strict_stop_run() + strict_service_run() + strict_limits_run() +
 	       strict_confine_run() + strict_hostile_run();
 }

@@ -26,7 +26,7 @@
 /* The line at the start. */
 #define LISTENING_KEYS                                            \
 	"ts level prog msg listen upstream copy max-connections " \
-	"limited-by"
+	"limited-by allow-client allow-target deny-target"
 
 /* The line before it, with --log-level debug. */
 #define CONFINED_KEYS                                                   \
@@ -43,6 +43,7 @@ int strict_listen_run(void);
 int strict_log_run(void);
 int strict_dial_run(void);
 int strict_target_run(void);
+int strict_access_run(void);
 int strict_end_run(void);
 int strict_chain_run(void);
 int strict_confine_run(void);

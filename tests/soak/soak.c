@@ -199,7 +199,8 @@ static void
 check_counters(struct proxy *p)
 {
 	static const char *const none[] = {"active", "no-resources",
-	    "idle-timeout", "no-upstream", "no-target", "stopped"};
+	    "idle-timeout", "no-upstream", "no-target", "not-allowed",
+	    "stopped"};
 	uint64_t n = load.connected, resets;
 
 	proxy_count(p);
