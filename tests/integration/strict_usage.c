@@ -105,6 +105,10 @@ struct flag {
 
 /* Behind all that have values, as NO_VALUE ends loops over them. */
 #define PAIRED_FLAG 0, "paired", "", NO_VALUE, false
+/* Likewise what may be given often: strict_access.c. */
+#define CLIENT_FLAG 0, "allow-client", " <LIST>", NO_VALUE, false
+#define ALLOW_FLAG 0, "allow-target", " <LIST>", NO_VALUE, false
+#define DENY_FLAG 0, "deny-target", " <LIST>", NO_VALUE, false
 #define COMMON_FLAGS                                            \
 	{0, "connect-timeout", " <SECONDS>", NUMBER, false},    \
 	    {0, "idle-timeout", " <SECONDS>", TIME, false},     \
@@ -122,27 +126,27 @@ struct flag {
 
 static const struct synopsis {
 	const char *program;
-	struct flag flags[15]; /* up to one without a name */
+	struct flag flags[20]; /* up to one without a name */
 } synopses[] = {
     {"ip-to-vsock",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
-	    COMMON_FLAGS, {PAIRED_FLAG}}},
+	    COMMON_FLAGS, {CLIENT_FLAG}, {PAIRED_FLAG}}},
     {"vsock-to-ip", {{'v', "vsock-addr", " <VSOCK_ADDR>", LISTEN_VSOCK, true},
 			{'i', "ip-addr", " <IP_ADDR>", UPSTREAM_IP, true},
-			COMMON_FLAGS, {PAIRED_FLAG}}},
+			COMMON_FLAGS, {CLIENT_FLAG}, {PAIRED_FLAG}}},
     {"ip-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
-	    COMMON_FLAGS}},
+	    COMMON_FLAGS, {CLIENT_FLAG}, {ALLOW_FLAG}, {DENY_FLAG}}},
     {"vsock-to-ip-transparent",
 	{{'v', "vsock-addr", " <VSOCK_ADDR>", LISTEN_VSOCK, true},
-	    {0, "preamble-timeout", " <SECONDS>", NUMBER, false},
-	    COMMON_FLAGS}},
+	    {0, "preamble-timeout", " <SECONDS>", NUMBER, false}, COMMON_FLAGS,
+	    {CLIENT_FLAG}, {ALLOW_FLAG}, {DENY_FLAG}}},
     {"port-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock", " <VSOCK>", UPSTREAM_CID, true}, COMMON_FLAGS,
-	    {PAIRED_FLAG}}},
+	    {CLIENT_FLAG}, {ALLOW_FLAG}, {DENY_FLAG}, {PAIRED_FLAG}}},
 };
 
 /* One row for each program. */
@@ -456,8 +460,8 @@ test_unknown(void **state)
 	    "--hel", "--versions", "--ip", "--vsock-add", "--vsock-addrs",
 	    "--copyx=auto", "--log", "--log_level", "--LOG-LEVEL", "-I", "-c",
 	    "-?", "--connect-timeou=1", "\xc3\xa4"};
-	static const char *const others[] = {
-	    "ip-addr", "vsock-addr", "vsock", "preamble-timeout", "paired"};
+	static const char *const others[] = {"ip-addr", "vsock-addr", "vsock",
+	    "preamble-timeout", "paired", "allow-target", "deny-target"};
 	struct batch b = {.synopsis = &synopses[(uintptr_t)*state]};
 
 	for (size_t i = 0; i < COUNT(strays) + COUNT(others); i++) {

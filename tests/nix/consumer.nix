@@ -134,7 +134,7 @@
           builtins.all (has text) [
             "\nLimitNOFILE=524288\n"
             "\nRestart=on-failure\n"
-            "\nRestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_VSOCK\n"
+            "\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX AF_VSOCK\n"
             "\nStartLimitIntervalSec=0\n"
             "\nSystemCallFilter=@system-service\nSystemCallFilter=~@aio "
             "\nUMask=0077\n"
