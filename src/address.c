@@ -65,7 +65,7 @@ address_parse_prefix(const char *text, struct address_prefix *p)
 	for (uint32_t i = p->bits; i < most; i++)
 		if ((p->bytes[i / 8] << i % 8 & 0x80) != 0)
 			return false;
-	if (p->bits >= 96 && memcmp(p->bytes, mapped, sizeof(mapped)) == 0) {
+	if (memcmp(p->bytes, mapped, sizeof(mapped)) == 0) { /* of 96 bits */
 		p->family = AF_INET;
 		p->bits -= 96;
 		memcpy(p->bytes, p->bytes + 12, 4);

@@ -86,10 +86,15 @@ static const char *const flags[] = {
 /* What a list is for: clients on TCP, clients on vsock, or targets. */
 enum use { TARGETS, TCP_CLIENTS, VSOCK_CLIENTS };
 
+/* Of the program; for targets it doesn't matter. */
+static int listens_on_vsock;
+
 static const char *
 add(enum access_kind kind, enum use use, const char *items)
 {
-	return access_add(kind, use == VSOCK_CLIENTS, flags[kind], items);
+	return access_add(kind,
+	    use == VSOCK_CLIENTS || (use == TARGETS && listens_on_vsock),
+	    flags[kind], items);
 }
 
 static void
@@ -115,27 +120,34 @@ assert_verdict(enum access_kind kind, const char *address, const char *expected)
 		    expected == NULL ? "allowed" : expected);
 }
 
-/* Whether one item alone names an address. */
+/* Whether one item alone, of this kind, lets an address pass. */
+static bool
+lets_pass(enum access_kind kind, enum use use, const char *item,
+    const struct address *a)
+{
+	forget_rules();
+	assert_taken(kind, use, item);
+	return access_check(kind == ALLOW_CLIENT ? kind : ALLOW_TARGET, a,
+		   is_local) == NULL;
+}
+
+/* Whether an item names an address: whatever kind of rule it is. */
 static void
 assert_names(enum use use, const char *item, const char *address, bool expected)
 {
-	enum access_kind kind = use == TARGETS ? ALLOW_TARGET : ALLOW_CLIENT;
 	struct address a = parse_address(address);
-	const char *reason;
+	bool named;
 
-	forget_rules();
-	assert_taken(kind, use, item);
-	reason = access_check(kind, &a, is_local);
-	if ((reason == NULL) != expected)
-		fail_msg("%s: names %s: %d", item, address, reason == NULL);
-	if (use != TARGETS)
-		return;
-	/* A deny item names the same. */
-	forget_rules();
-	assert_taken(DENY_TARGET, use, item);
-	reason = access_check(kind, &a, is_local);
-	if ((reason != NULL) != expected)
-		fail_msg("%s: denies %s: %d", item, address, reason != NULL);
+	for (listens_on_vsock = 0; listens_on_vsock < 2; listens_on_vsock++) {
+		named = lets_pass(use == TARGETS ? ALLOW_TARGET : ALLOW_CLIENT,
+		    use, item, &a);
+		if (named != expected)
+			fail_msg("%s: names %s: %d", item, address, named);
+		if (use == TARGETS &&
+		    lets_pass(DENY_TARGET, use, item, &a) == expected)
+			fail_msg("%s: denies %s: %d", item, address, !expected);
+	}
+	listens_on_vsock = 0;
 }
 
 struct naming {
@@ -209,6 +221,11 @@ static const struct naming ipv6[] = {
     {"::ffff:192.0.2.7", {"192.0.2.7", "::ffff:192.0.2.7"},
 	{"192.0.2.6", "192.0.2.135"}},
     {"::ffff:0:1.2.3.4", {"::ffff:0:1.2.3.4"}, {"1.2.3.4"}},
+    {"::ff00:1.2.3.4", {"::ff00:1.2.3.4"}, {"1.2.3.4"}},
+    {"100::ffff:1.2.3.4", {"100::ffff:1.2.3.4"}, {"1.2.3.4"}},
+    /* As long as can be. */
+    {"1111:2222:3333:4444:5555:6666:255.255.255.255",
+	{"1111:2222:3333:4444:5555:6666:ffff:ffff"}, {"255.255.255.255"}},
 };
 
 static void
@@ -293,7 +310,7 @@ test_ports(void **state)
 
 	(void)state;
 	assert_namings(TARGETS, cases, LENGTH(cases));
-	assert_int_equal(questions, 2); /* an allow and a deny item's */
+	assert_int_equal(questions, 4); /* for each way to be a rule */
 }
 
 static void
@@ -393,7 +410,9 @@ test_normal_form(void **state)
 	    "localhost", "::/129", ":::", "::1%lo", "::1/127",                \
 	    "2001:db8::/28", "8000::/0", "::ffff:10.0.0.1/104",               \
 	    "::ffff:0:0/95", "1.2.3.4-5", "[::1", "::1]",                     \
-	    "10.0.0.0/8;10.0.0.0/8", "10.0.0.0/4294967304"
+	    "10.0.0.0/8;10.0.0.0/8", "10.0.0.0/4294967304",                   \
+	    "1111:2222:3333:4444:5555:6666:255.255.255.2555",                 \
+	    "1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa"
 
 static void
 assert_refused(
@@ -419,17 +438,19 @@ static void
 test_refused(void **state)
 {
 	/* Fails if a typing error becomes a rule, or isn't named. */
-	static const char *const targets[] = {BAD, "::1", "::/0",
-	    "2001:db8::/32", "2001:db8::1:80", "16", "16-31", "[10.0.0.0/8]",
-	    "[1.2.3.4]:80", "[local]", "[*]", "[::1]80", "[::1]:", "[::1]:0",
-	    "[::1]:65536", "[::1]/128", "[::1]/128:80", "[[::1]]", "[::1]]",
-	    "[::1]:80:80", "[::1/127]", "[::1]x", "1.2.3.4:", "1.2.3.4:0",
-	    "1.2.3.4:0-80", "1.2.3.4:65536", "1.2.3.4:80-65536",
-	    "1.2.3.4:80-79", "1.2.3.4:80-", "1.2.3.4:-80", "1.2.3.4:80-81-82",
-	    "1.2.3.4:80/8", "1.2.3.4:+80", "1.2.3.4: 80", "1.2.3.4:http",
-	    "1.2.3.4:4294967376", "*:", "*:0", "*/0", "**", "*.*", "local/8",
-	    "private:", "private:0", "local:80-79", "private/8", ":80", "host",
-	    "[]:80", "[/64]", "10.0.0.0/8:80:81"};
+	static const char *const targets[] = {BAD,
+	    "[1111:2222:3333:4444:5555:6666:255.255.255.2555]",
+	    "[1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa]", "::1",
+	    "::/0", "2001:db8::/32", "2001:db8::1:80", "16", "16-31",
+	    "[10.0.0.0/8]", "[1.2.3.4]:80", "[local]", "[*]", "[::1]80",
+	    "[::1]:", "[::1]:0", "[::1]:65536", "[::1]/128", "[::1]/128:80",
+	    "[[::1]]", "[::1]]", "[::1]:80:80", "[::1/127]", "[::1]x",
+	    "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:0-80", "1.2.3.4:65536",
+	    "1.2.3.4:80-65536", "1.2.3.4:80-79", "1.2.3.4:80-", "1.2.3.4:-80",
+	    "1.2.3.4:80-81-82", "1.2.3.4:80/8", "1.2.3.4:+80", "1.2.3.4: 80",
+	    "1.2.3.4:http", "1.2.3.4:4294967376", "*:", "*:0", "*/0", "**",
+	    "*.*", "local/8", "private:", "private:0", "local:80-79",
+	    "private/8", ":80", "host", "[]:80", "[/64]", "10.0.0.0/8:80:81"};
 	static const char *const clients[] = {BAD, "*", "local", "private",
 	    "host", "16", "16-31", "[::1]", "[2001:db8::/32]", "1.2.3.4:80",
 	    "[::1]:80", "10.0.0.0/8:80"};
