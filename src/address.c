@@ -46,21 +46,18 @@ address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
 }
 
 bool
-address_parse_prefix(const char *text, struct address_prefix *p)
+address_parse_prefix(char *text, struct address_prefix *p)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 	sa_family_t family = strchr(text, ':') == NULL ? AF_INET : AF_INET6;
 	uint32_t most = family == AF_INET ? 32 : 128;
-	size_t length = strcspn(text, "/");
-	char host[INET6_ADDRSTRLEN] = "";
+	char *slash = strchr(text, '/');
 
 	*p = (struct address_prefix){family, most, {0}};
-	if (length >= sizeof(host))
-		return false;
-	memcpy(host, text, length);
-	if (inet_pton(family, host, p->bytes) != 1 ||
-	    (text[length] != '\0' &&
-		!address_parse_number(text + length + 1, 0, most, &p->bits)))
+	if (slash != NULL)
+		*slash++ = '\0';
+	if (inet_pton(family, text, p->bytes) != 1 ||
+	    (slash != NULL && !address_parse_number(slash, 0, most, &p->bits)))
 		return false;
 	for (uint32_t i = p->bits; i < most; i++)
 		if ((p->bytes[i / 8] << i % 8 & 0x80) != 0)

@@ -48,9 +48,9 @@ bool address_parse_number(
 bool address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
     struct address *address);
 
-/* Parses ADDRESS or ADDRESS/BITS, no bit set behind those. IPv4-mapped prefixes
- * become IPv4. False: it isn't one. */
-bool address_parse_prefix(const char *text, struct address_prefix *prefix);
+/* Parses ADDRESS or ADDRESS/BITS, no bit set behind those, and cuts the text
+ * up. IPv4-mapped prefixes become IPv4. False: it isn't one. */
+bool address_parse_prefix(char *text, struct address_prefix *prefix);
 
 /* Whether an address, which isn't IPv4-mapped, begins with a prefix. */
 bool address_has_prefix(

@@ -203,15 +203,14 @@ stream_is_local(const struct address *address)
 		struct rtmsg route; /* in an error: struct nlmsgerr */
 		struct rtattr attribute;
 		uint8_t bytes[16];
-	} m = {.header = {0, RTM_GETROUTE, NLM_F_REQUEST, 0, 0},
-	    .route = {.rtm_family = is_ipv4 ? AF_INET : AF_INET6,
+	} m = {{sizeof(m) - 16 + size, RTM_GETROUTE, NLM_F_REQUEST, 0, 0},
+	    {.rtm_family = is_ipv4 ? AF_INET : AF_INET6,
 		.rtm_dst_len = size * 8},
-	    .attribute = {RTA_LENGTH(size), RTA_DST}};
+	    {RTA_LENGTH(size), RTA_DST}, {0}};
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	ssize_t n = -1;
 	int error;
 
-	m.header.nlmsg_len = sizeof(m) - 16 + size;
 	memcpy(m.bytes,
 	    is_ipv4 ? (const void *)&address->in.sin_addr
 		    : &address->in6.sin6_addr,

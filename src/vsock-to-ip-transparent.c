@@ -22,9 +22,7 @@ dial(struct connection *c)
 
 	c->reason = preamble_receive(
 	    c->relay.client, settings.preamble_timeout * 1000, &target);
-	if (c->reason != NULL)
-		return -1;
-	if (connection_check(c, &target) == -1)
+	if (c->reason != NULL || connection_check(c, &target) == -1)
 		return -1;
 	return connection_connect(c, &target);
 }

@@ -512,6 +512,64 @@ test_unmap(void **state)
 	assert_formats_as(address, "0:65535");
 }
 
+static void
+test_prefix_taken(void **state)
+{
+	/* Fails if a prefix is misread. What each names: unit tests of access.
+	 */
+	static const struct {
+		const char *text;
+		sa_family_t family;
+		uint32_t bits;
+		uint8_t bytes[16];
+	} cases[] = {
+	    {"10.0.0.0/8", AF_INET, 8, {10}},
+	    {"0.0.0.0/0", AF_INET, 0, {0}},
+	    {"192.0.2.1", AF_INET, 32, {192, 0, 2, 1}},
+	    {"192.0.2.1/32", AF_INET, 32, {192, 0, 2, 1}},
+	    {"::/0", AF_INET6, 0, {0}},
+	    {"2001:DB8::/32", AF_INET6, 32, {0x20, 1, 0xd, 0xb8}},
+	    {"::1", AF_INET6, 128, {[15] = 1}},
+	    {"::ffff:0:0/96", AF_INET, 0, {0}},
+	    {"::ffff:192.0.2.1", AF_INET, 32, {192, 0, 2, 1}},
+	    {"::ffff:192.0.2.128/121", AF_INET, 25, {192, 0, 2, 128}},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct address_prefix p;
+		char text[64];
+
+		(void)snprintf(text, sizeof(text), "%s", cases[i].text);
+		if (!address_parse_prefix(text, &p))
+			fail_msg("refused: '%s'", cases[i].text);
+		assert_int_equal(p.family, cases[i].family);
+		assert_int_equal(p.bits, cases[i].bits);
+		assert_memory_equal(p.bytes, cases[i].bytes,
+		    p.family == AF_INET ? 4 : sizeof(p.bytes));
+	}
+}
+
+static void
+test_prefix_refused(void **state)
+{
+	/* Fails if a typing error passes for a prefix. */
+	static const char *const cases[] = {"", "/", "/8", "10.0.0.0/",
+	    "10.0.0.0/33", "10.0.0.1/31", "10.0.0.0/4294967304", "10.0.0.0/8/8",
+	    "10.0.0/8", "010.0.0.0/8", "::/129", "::1/127", "::ffff:0:0/95",
+	    "[::]/0", "::%lo", "any", "10.0.0.0 /8", "10.0.0.0/ 8"};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct address_prefix p;
+		char text[64];
+
+		(void)snprintf(text, sizeof(text), "%s", cases[i]);
+		if (address_parse_prefix(text, &p))
+			fail_msg("taken: '%s'", cases[i]);
+	}
+}
+
 int
 main(void)
 {
@@ -531,6 +589,8 @@ main(void)
 	    cmocka_unit_test(test_format),
 	    cmocka_unit_test(test_round_trip),
 	    cmocka_unit_test(test_unmap),
+	    cmocka_unit_test(test_prefix_taken),
+	    cmocka_unit_test(test_prefix_refused),
 	};
 
 	limit_tests(tests, LENGTH(tests));
