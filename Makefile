@@ -235,9 +235,11 @@ $(O)/tests/loopback $(O)/tests/enclave/talk: %: %.o
 	$(CC) -o $@ $^ $(ALL_LDFLAGS)
 
 ifneq ($(SANITIZE),)
-$(PROGRAM_FILES) $(PROBE_FILES) $(UNIT_FILES) $(INTEGRATION_FILE) $(FUZZ_FILES): \
+$(PROGRAM_FILES) $(PROBE_FILES) $(UNIT_FILES) $(FUZZ_FILES): \
 	$(O)/tests/sanitizer.o
-$(INTEGRATION:%=$(O)/tests/integration/%.o): ALL_CFLAGS += -DPATIENCE=4
+# What drives the programs is none of them, and would take most of the time.
+$(INTEGRATION:%=$(O)/tests/integration/%.o): SANITIZE_FLAGS = -DPATIENCE=4
+$(INTEGRATION_FILE): SANITIZE_FLAGS =
 # In an emulator, a search for leaks takes a second; the unit tests do both.
 RUN_SANITIZED = --timeout 3600 --env \
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:strict_string_checks=0
@@ -245,6 +247,7 @@ endif
 ifneq ($(findstring thread,$(SANITIZE)),)
 # The sanitizer's own data takes 800 KB of each thread's stack.
 $(O)/connection.o: ALL_CFLAGS += -DSTACK_SIZE=2097152
+$(O)/tests/integration/program.o: SANITIZE_FLAGS += -DSANITIZER_THREADS=1
 $(O)/relay.o $(O)/tests/unit/relay.o: ALL_CFLAGS += -DSTACK_SIZE=1048576
 endif
 

@@ -20,6 +20,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef SANITIZER_THREADS /* the Makefile's, of each program */
+#define SANITIZER_THREADS 0
+#endif
 #define PROGRAMS_MAX 64
 #define ARGS_MAX 32
 #define ENV_MAX 256
@@ -455,11 +458,8 @@ program_threads(const struct program *p)
 {
 	unsigned count = count_entries(p, "task");
 
-#ifdef __SANITIZE_THREAD__ /* it has one of its own, after the first other */
-	if (count > 1)
-		count--;
-#endif
-	return count;
+	/* A sanitizer's is there after the first other. */
+	return count > 1 ? count - SANITIZER_THREADS : count;
 }
 
 /* A number of /proc/PID/status, which is not 0 (proc(5)); key: with colon. */
