@@ -22,11 +22,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CONNECTS 1000
+/* Sanitizers look for other things than numbers show. */
+#define CONNECTS (1000 / PATIENCE)
 #define HALF_PREAMBLES 500
 #define BLACK_HOLES 300
-#define PREAMBLES 10000
-#define PACED 1000 /* of the preambles */
+#define PREAMBLES (10000 / PATIENCE)
+#define PACED (1000 / PATIENCE) /* of the preambles */
 #define RESETS 200
 #define TRICKLED 60 /* bytes of each */
 #define TRICKLERS 10
