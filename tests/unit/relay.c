@@ -64,7 +64,7 @@ static struct {
 	int alive_fd; /* of a vsock peer that has not closed, as far as it */
 	atomic_bool asked, shut; /* can be known: first asked when shut down */
 	int slow_fd;             /* shutdown(2) of it lasts until: */
-	int late_fd;             /* or watching it, which sees nothing */
+	_Atomic int late_fd;      /* or watching it, which sees nothing */
 	sem_t release;
 } faults;
 /* A vsock peer that has closed both ways, as far as the relay can see. */
@@ -473,8 +473,10 @@ prepare(size_t which)
 	deadline_passed = false;
 	reads_left = 1;
 	polls = 0;
-	for (size_t i = 0; i < LENGTH(largest); i++)
-		largest[i] = looks[i] = shut[i] = 0;
+	for (size_t i = 0; i < LENGTH(largest); i++) {
+		largest[i] = looks[i] = 0;
+		shut[i] = false;
+	}
 }
 
 static void

@@ -526,6 +526,8 @@ serve(dial_function *function)
 	char *colon;
 
 	launch(function);
+	if (!settings.listens_on_tcp && settings.host.text == NULL)
+		assert_logs(" level=warn prog=unit msg=\"connects to any ");
 	colon = strstr(assert_logs(" msg=listening listen="), " listen=");
 	colon = strstr(colon, " upstream=");
 	assert_non_null(colon);
