@@ -64,7 +64,7 @@ static struct {
 	int alive_fd; /* of a vsock peer that has not closed, as far as it */
 	atomic_bool asked, shut; /* can be known: first asked when shut down */
 	int slow_fd;             /* shutdown(2) of it lasts until: */
-	_Atomic int late_fd;      /* or watching it, which sees nothing */
+	_Atomic int late_fd;     /* or watching it, which sees nothing */
 	sem_t release;
 } faults;
 /* A vsock peer that has closed both ways, as far as the relay can see. */
@@ -464,7 +464,8 @@ prepare(size_t which)
 	relay.before = 0;
 	memset(&faults, 0, sizeof(faults));
 	faults.read_fd = faults.shutdown_fd = faults.stolen_fd = -1;
-	faults.alive_fd = faults.slow_fd = faults.late_fd = -1;
+	faults.alive_fd = faults.slow_fd = -1;
+	faults.late_fd = -1;
 	assert_int_equal(sem_init(&faults.release, 0, 0), 0);
 	faults.send_fd = gone_fd = undelivered_fd = delivered_fd = -1;
 	questions = 0;
