@@ -199,7 +199,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < 2)
 		return 0;
 	what = (data[0] - '0') & 7;
-	answer = what >> 2;
+	answer = (int)(what >> 2);
 	what &= 3;
 	text = malloc(size);
 	assert(text != NULL);
