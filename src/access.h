@@ -6,15 +6,17 @@
 /* What allows, and behind it what denies the same, if anything. */
 enum access_kind { ALLOW_TARGET, DENY_TARGET, ALLOW_CLIENT, ACCESS_KINDS };
 
-/* All rules, set before the first thread; of malloc(3). */
-extern struct access_rule {
+struct access_rule {
 	struct access_rule *next;
 	enum access_kind kind;
 	uint32_t first, last;                  /* ports; of vsock, CIDs */
 	const struct address_prefix *prefixes; /* own, or those of a word */
 	struct address_prefix own[2];
 	char text[96]; /* --FLAG ITEM, in a normal form */
-} * access_rules;
+};
+
+/* All of them, set before the first thread. */
+extern struct access_rule *access_rules;
 
 /* Adds a flag's items, with commas between. Clients are CIDs, or addresses.
  * Returns NULL, or the first that is wrong, which ends before a comma. */

@@ -12,7 +12,6 @@ static const struct option options[] = {
     {OPTION_UPSTREAM_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
 	.help = "vsock address of the upstream side, usually the other side of "
 		"the transparent proxy (e.g. 3:1200)"},
-    OPTIONS_TARGET,
     {.name = NULL},
 };
 
@@ -44,6 +43,7 @@ int
 main(int argc, char *argv[])
 {
 	settings.paired = true;
+	settings.has_targets = true;
 	options_parse("ip-to-vsock-transparent", options, argc, argv);
 	server_run(dial);
 }

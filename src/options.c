@@ -27,6 +27,10 @@ const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
 static const struct option common_table[] = {
     {OPTION_ALLOW_CLIENT, 0, "allow-client", "LIST",
 	.help = "serve these clients only [default: all]"},
+    {OPTION_ALLOW_TARGET, 0, "allow-target", "LIST",
+	.help = "serve these targets only [default: all]"},
+    {OPTION_DENY_TARGET, 0, "deny-target", "LIST",
+	.help = "don't serve these targets [default: none]"},
     {OPTION_SETTING("connect-timeout", "SECONDS", connect_timeout, 1, 1000000,
 	"give up connecting to the upstream after this long [default: 10]")},
     {OPTION_SETTING("idle-timeout", "SECONDS", idle_timeout, 0, 1000000,
@@ -235,7 +239,9 @@ options_parse(const char *program, const struct option *table, int argc,
 		p.options[p.count++] = table;
 	for (table = common_table; table->name != NULL; table++) {
 		/* What the program has set by itself is no option of it. */
-		if (table->type != OPTION_FLAG || !*table->number)
+		if ((table->type != OPTION_FLAG || !*table->number) &&
+		    (settings.has_targets || table->type < OPTION_RULES ||
+			table->type == OPTION_ALLOW_CLIENT))
 			p.options[p.count++] = table;
 	}
 	for (int i = 1; i < argc; i++) {

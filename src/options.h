@@ -24,6 +24,7 @@ struct settings {
 	/* The vsock peer is one of these programs, too: where it gives up, so
 	 * do we. A program that sets it before it parses has no such option. */
 	unsigned paired;
+	bool has_targets; /* likewise: without it, no rules for them */
 };
 
 extern struct settings settings;
@@ -64,15 +65,6 @@ struct option {
 #define OPTION_SETTING(name, metavar, field, least, most, help) \
 	OPTION_NUMBER, 0, name, metavar, help, &settings.field, \
 	    "a whole number of " #least " to " #most, least, most, NULL
-
-/* The rows of a program whose connections have targets. */
-#define OPTIONS_TARGET                                                  \
-	{OPTION_ALLOW_TARGET, 0, "allow-target", "LIST",                \
-	    .help = "serve these targets only [default: all]"},         \
-	{                                                               \
-		OPTION_DENY_TARGET, 0, "deny-target", "LIST",           \
-		    .help = "don't serve these targets [default: none]" \
-	}
 
 /* Parses the command line against a program's own table, whose first row is the
  * listener's, and the last one's name NULL, and the common options. Ends the

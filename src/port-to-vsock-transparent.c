@@ -9,7 +9,6 @@ static const struct option options[] = {
     {OPTION_UPSTREAM_CID, 'v', "vsock", "VSOCK",
 	.help =
 	    "CID of the upstream side; a port after it is ignored (e.g. 88)"},
-    OPTIONS_TARGET,
     {.name = NULL},
 };
 
@@ -27,6 +26,7 @@ dial(struct connection *c)
 int
 main(int argc, char *argv[])
 {
+	settings.has_targets = true;
 	options_parse("port-to-vsock-transparent", options, argc, argv);
 	settings.vsock.vm.svm_port = VMADDR_PORT_ANY;
 	server_run(dial);

@@ -11,7 +11,6 @@ static const struct option options[] = {
     {OPTION_SETTING("preamble-timeout", "SECONDS", preamble_timeout, 1, 1000000,
 	"give up waiting for a connection's target after this long "
 	"[default: 10]")},
-    OPTIONS_TARGET,
     {.name = NULL},
 };
 
@@ -31,6 +30,7 @@ int
 main(int argc, char *argv[])
 {
 	settings.paired = true;
+	settings.has_targets = true;
 	options_parse("vsock-to-ip-transparent", options, argc, argv);
 	server_run(dial);
 }

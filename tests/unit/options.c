@@ -49,7 +49,6 @@ static const struct option vsock_table[] = {
     {OPTION_UPSTREAM_IP, 'i', "ip-addr", "IP_ADDR", .help = "where to go"},
     {OPTION_NUMBER, 0, "own-number", "N", "a number", &values.number,
 	"a whole number of 1 to 10", 1, 10, NULL},
-    OPTIONS_TARGET,
     {.name = NULL},
 };
 
@@ -103,6 +102,7 @@ be_child(const struct option *table, char *args[], int out, int err)
 	while (args[count] != NULL)
 		count++;
 	pass_listeners();
+	settings.has_targets = table == vsock_table;
 	options_parse("unit", table, count, args);
 	*parsed = values;
 	parsed->settings = settings;
