@@ -76,7 +76,7 @@ parse_item(bool is_vsock, struct access_rule *r, char item[SIZE])
 {
 	bool is_target = r->kind != ALLOW_CLIENT;
 	bool bracket = is_target && *item == '[';
-	char text[SIZE], ports[SIZE], ip[INET6_ADDRSTRLEN], *end;
+	char text[SIZE] = "", ports[SIZE], ip[INET6_ADDRSTRLEN], *end;
 
 	(void)snprintf(text, SIZE, "%s", item);
 	r->prefixes = r->own;
