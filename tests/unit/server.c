@@ -1232,7 +1232,8 @@ test_confined(void **state)
 		shared->poses_as_vsock = !settings.listens_on_tcp;
 		serve(dial);
 		assert_int_equal(shared->confined, 1);
-		assert_serves(1);
+		if (c != 1) /* which may listen on ::1 */
+			assert_serves(1);
 		stop_server();
 		assert_int_equal(shared->confined, 1);
 		assert_false(shared->confined_late);
