@@ -7,6 +7,8 @@
  */
 #include "access.h"
 
+#include "../rules.h"
+
 #include <arpa/inet.h>
 #include <assert.h>
 #include <stdio.h>
@@ -25,17 +27,6 @@ is_local(const struct address *address)
 {
 	assert(address->any.sa_family != AF_VSOCK);
 	return answer;
-}
-
-static void
-forget_rules(void)
-{
-	while (access_rules != NULL) {
-		struct access_rule *next = access_rules->next;
-
-		free(access_rules);
-		access_rules = next;
-	}
 }
 
 /* A bit of an address, as of all families' first. */

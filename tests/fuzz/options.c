@@ -5,7 +5,7 @@
  * chooses the program, then come the arguments, one on each line.
  */
 #include "options.h"
-#include "access.h"
+#include "../rules.h"
 #include "log.h"
 
 #include <assert.h>
@@ -80,12 +80,7 @@ run(size_t program, int argc, char *argv[], struct output *out,
 		initial = settings;
 	has_initial = true;
 	settings = initial;
-	while (access_rules != NULL) {
-		struct access_rule *next = access_rules->next;
-
-		free(access_rules);
-		access_rules = next;
-	}
+	forget_rules();
 	log_threshold = LEVEL_INFO;
 	stdout = out->file = open_memstream(&out->text, &out->size);
 	stderr = err->file = open_memstream(&err->text, &err->size);

@@ -3,6 +3,7 @@
  * which addresses each one names, at both sides of its edges. */
 #include "access.h"
 
+#include "../rules.h"
 #include "support.h"
 
 #include <stdlib.h>
@@ -46,17 +47,6 @@ is_local(const struct address *address)
 	local = parse_address(local_address);
 	local.in.sin_port = address->in.sin_port; /* at the same place in in6 */
 	return same_address(&local, address);
-}
-
-static void
-forget_rules(void)
-{
-	while (access_rules != NULL) {
-		struct access_rule *next = access_rules->next;
-
-		free(access_rules);
-		access_rules = next;
-	}
 }
 
 static int

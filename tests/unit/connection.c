@@ -4,7 +4,7 @@
  */
 #include "connection.h"
 
-#include "access.h"
+#include "../rules.h"
 #include "log.h"
 #include "options.h"
 #include "stream.h"
@@ -498,17 +498,6 @@ set_up(void **state)
 	for (size_t i = 0; i < LENGTH(counters); i++)
 		counted[i] = number_in(line, counters[i]);
 	return 0;
-}
-
-static void
-forget_rules(void)
-{
-	while (access_rules != NULL) {
-		struct access_rule *next = access_rules->next;
-
-		free(access_rules);
-		access_rules = next;
-	}
 }
 
 static int

@@ -5,7 +5,7 @@
  * which calls of the child fail, and tells what it did. */
 #include "server.h"
 
-#include "access.h"
+#include "../rules.h"
 #include "capacity.h"
 #include "confine.h"
 #include "log.h"
@@ -609,17 +609,6 @@ set_up(void **state)
 	passed = -1;
 	upstream_listener = listen_loopback(&upstream_name);
 	return 0;
-}
-
-static void
-forget_rules(void)
-{
-	while (access_rules != NULL) {
-		struct access_rule *next = access_rules->next;
-
-		free(access_rules);
-		access_rules = next;
-	}
 }
 
 static int
