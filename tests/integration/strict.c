@@ -12,9 +12,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -421,6 +423,63 @@ strict_await_threads(struct program *p, unsigned least)
 
 	if (!harness_wait(has_threads, &c))
 		fail_msg("%u threads, and not %u", program_threads(p), least);
+}
+
+uint64_t
+strict_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void
+strict_trip(int client, int upstream, struct strict_trips *trips)
+{
+	static const char bytes[64] = "honest";
+	uint64_t begin = strict_now_ns();
+
+	traffic_send(client, bytes, sizeof(bytes));
+	traffic_expect(upstream, bytes, sizeof(bytes));
+	traffic_send(upstream, bytes, sizeof(bytes));
+	traffic_expect(client, bytes, sizeof(bytes));
+	assert_true(trips->count < COUNT(trips->ns));
+	trips->ns[trips->count++] = strict_now_ns() - begin;
+}
+
+static int
+compare(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+unsigned
+strict_mean_us(struct strict_trips *trips)
+{
+	size_t count = trips->count - trips->count / 10;
+	uint64_t sum = 0;
+
+	qsort(trips->ns, trips->count, sizeof(*trips->ns), compare);
+	for (size_t i = 0; i < count; i++)
+		sum += trips->ns[i];
+	return (unsigned)(sum / count / 1000);
+}
+
+void
+strict_expect_under_twice(const char *what, struct strict_trips *disturbed,
+    struct strict_trips *undisturbed)
+{
+	unsigned means[2] = {
+	    strict_mean_us(disturbed), strict_mean_us(undisturbed)};
+
+	printf("# %s: round trip %u us, its twin's %u\n", what, means[0],
+	    means[1]);
+	if (PATIENCE == 1 && means[0] >= 2 * means[1])
+		fail_msg(
+		    "round trip: %u us, its twin's %u us", means[0], means[1]);
 }
 
 int

@@ -145,4 +145,31 @@ void strict_expect_quiet(const struct program *p, int ms);
 /* Sends until nothing moves any more. Returns how many bytes went. */
 uint64_t strict_fill(int fd);
 
+/* Nanoseconds, of a clock that is never set. */
+uint64_t strict_now_ns(void);
+
+/* How long round trips of an honest client took. */
+struct strict_trips {
+	size_t count;
+	uint64_t ns[16384];
+};
+
+/* Makes one more, of 64 bytes. */
+void strict_trip(int client, int upstream, struct strict_trips *trips);
+
+/*
+ * The mean of all but the slowest tenth, in which the machine had other things
+ * to do. Not the median: on a loaded machine trips are quick or slow, and about
+ * half of them are either. Sorts them.
+ */
+unsigned strict_mean_us(struct strict_trips *trips);
+
+/*
+ * Prints the means of those that somebody disturbed, and of those that nobody
+ * did; expects that the first is under twice the second, but with sanitizers:
+ * what one takes for each thread and call is not the program's.
+ */
+void strict_expect_under_twice(const char *what, struct strict_trips *disturbed,
+    struct strict_trips *undisturbed);
+
 #endif

@@ -22,7 +22,6 @@
 #define RULES 1000
 #define STORM_PER_S 1000
 #define STORM_TRIPS 600
-#define TRIP_SIZE 64
 #define DENIED_TOGETHER 30
 
 /* What is asked for; denied: by which rule, NULL: it is tried. */
@@ -619,26 +618,17 @@ struct storm {
 	double seconds;
 };
 
-static uint64_t
-now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 static void *
 run_storm(void *argument)
 {
 	struct storm *s = argument;
-	uint64_t begin = now_ns();
+	uint64_t begin = strict_now_ns();
 
 	network_enter(HOST);
 	while (!s->ends) {
 		uint64_t due = begin + s->count * (1000000000ULL / STORM_PER_S);
 		struct timespec pause = {0, 0};
-		uint64_t now = now_ns();
+		uint64_t now = strict_now_ns();
 		int fd;
 
 		if (now < due) {
@@ -651,42 +641,8 @@ run_storm(void *argument)
 		s->failed += fd == -1 && errno != ECONNRESET;
 		s->count++;
 	}
-	s->seconds = (double)(now_ns() - begin) / 1e9;
+	s->seconds = (double)(strict_now_ns() - begin) / 1e9;
 	return NULL;
-}
-
-/* A round trip of an honest client, through one of two programs. */
-static uint64_t
-trip(int client, int upstream)
-{
-	static const char bytes[TRIP_SIZE] = "honest";
-	uint64_t begin = now_ns();
-
-	traffic_send(client, bytes, sizeof(bytes));
-	traffic_expect(upstream, bytes, sizeof(bytes));
-	traffic_send(upstream, bytes, sizeof(bytes));
-	traffic_expect(client, bytes, sizeof(bytes));
-	return now_ns() - begin;
-}
-
-static int
-compare(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
-/* As in strict_hostile.c: all but the slowest tenth. */
-static unsigned
-mean_us(uint64_t *ns, size_t count)
-{
-	uint64_t sum = 0;
-
-	qsort(ns, count, sizeof(*ns), compare);
-	for (size_t i = 0; i < count - count / 10; i++)
-		sum += ns[i];
-	return (unsigned)(sum / (count - count / 10) / 1000);
 }
 
 /* ip-to-vsock on all addresses, with a connection through it. */
@@ -747,32 +703,28 @@ test_access_storm(void **state)
 {
 	/* Broken: clients that are denied, a thousand a second, slow down those
 	 * that are served, or make the log unreadable. */
-	static uint64_t stormed[STORM_TRIPS], idle[STORM_TRIPS];
+	static struct strict_trips stormed, idle;
 	struct honest h = start_honest(), twin = start_honest();
 	struct storm s = {.port = h.port};
 	void *both[2] = {&s, h.program};
-	unsigned means[2];
 
 	(void)state;
 	for (int i = 0; i < 20; i++) {
-		(void)trip(h.client, h.upstream);
-		(void)trip(twin.client, twin.upstream);
+		strict_trip(h.client, h.upstream, &stormed);
+		strict_trip(twin.client, twin.upstream, &idle);
 	}
+	stormed.count = idle.count = 0;
 	assert_int_equal(pthread_create(&s.thread, NULL, run_storm, &s), 0);
 	for (size_t i = 0; i < STORM_TRIPS; i++) {
-		stormed[i] = trip(h.client, h.upstream);
-		idle[i] = trip(twin.client, twin.upstream);
+		strict_trip(h.client, h.upstream, &stormed);
+		strict_trip(twin.client, twin.upstream, &idle);
 	}
 	assert_int_equal(program_threads(h.program), 3);
 	s.ends = true;
 	pthread_join(s.thread, NULL);
-	means[0] = mean_us(stormed, STORM_TRIPS);
-	means[1] = mean_us(idle, STORM_TRIPS);
-	printf("# %.0f denied a second: round trip %u us, its twin's %u\n",
-	    s.count / s.seconds, means[0], means[1]);
-	if (PATIENCE == 1 && means[0] >= 2 * means[1])
-		fail_msg(
-		    "round trip: %u us, its twin's %u us", means[0], means[1]);
+	strict_expect_under_twice(
+	    harness_text("%.0f denied a second", s.count / s.seconds), &stormed,
+	    &idle);
 	assert_true(s.count > 100);
 	assert_true(harness_wait(has_taken_all, both));
 	expect_lines(h.program, &s);

@@ -36,17 +36,10 @@
 #define BURST 500
 #define LIMIT_SECONDS 3
 
-#define TRIP_SIZE 64
 #define TRIPS 300        /* through each, beside those who only wait */
 #define TRIPS_PER_STEP 2 /* of an attack that is paced */
-#define TRIPS_MAX 16384
 #define STILL_MS 300 /* longer than a stream that moves pauses, most often */
 #define QUIET_MS 500
-
-struct trips {
-	size_t count;
-	uint64_t ns[TRIPS_MAX];
-};
 
 /* A bridge with an honest client, and what its programs held before. */
 struct siege {
@@ -56,31 +49,7 @@ struct siege {
 	unsigned descriptors[2], threads[2];
 };
 
-static struct trips attacked, unharmed;
-
-static uint64_t
-now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* One round trip of an honest client. */
-static void
-trip(int client, int upstream, struct trips *trips)
-{
-	static const char bytes[TRIP_SIZE] = "honest";
-	uint64_t begin = now_ns();
-
-	traffic_send(client, bytes, sizeof(bytes));
-	traffic_expect(upstream, bytes, sizeof(bytes));
-	traffic_send(upstream, bytes, sizeof(bytes));
-	traffic_expect(client, bytes, sizeof(bytes));
-	assert_true(trips->count < TRIPS_MAX);
-	trips->ns[trips->count++] = now_ns() - begin;
-}
+static struct strict_trips attacked, unharmed;
 
 /* So many through both; neither is always the first after a step. */
 static void
@@ -90,48 +59,21 @@ make_trips(const struct siege *s, unsigned count)
 		bool second = (attacked.count + attacked.count / 2) % 2 == 1;
 
 		if (second)
-			trip(s->twin_client, s->twin_upstream, &unharmed);
-		trip(s->client, s->upstream, &attacked);
+			strict_trip(
+			    s->twin_client, s->twin_upstream, &unharmed);
+		strict_trip(s->client, s->upstream, &attacked);
 		if (!second)
-			trip(s->twin_client, s->twin_upstream, &unharmed);
+			strict_trip(
+			    s->twin_client, s->twin_upstream, &unharmed);
 	}
-}
-
-static int
-compare(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
-/* The mean in microseconds of all but the slowest tenth, in which the machine
- * had other things to do. Not the median: on a loaded machine trips are quick
- * or slow, and about half of them are either. */
-static unsigned
-mean(struct trips *trips)
-{
-	size_t count = trips->count - trips->count / 10;
-	uint64_t sum = 0;
-
-	qsort(trips->ns, trips->count, sizeof(*trips->ns), compare);
-	for (size_t i = 0; i < count; i++)
-		sum += trips->ns[i];
-	return (unsigned)(sum / count / 1000);
 }
 
 static void
 expect_under_twice(const struct siege *s, const char *what)
 {
-	unsigned means[2] = {mean(&attacked), mean(&unharmed)};
-
-	printf("# %s, %s: round trip %u us, its twin's %u\n", what,
-	    bridge_name(s->b.route), means[0], means[1]);
-	/* What a sanitizer takes for each thread and call is not the program's.
-	 */
-	if (PATIENCE == 1 && means[0] >= 2 * means[1])
-		fail_msg(
-		    "round trip: %u us, its twin's %u us", means[0], means[1]);
+	strict_expect_under_twice(
+	    harness_text("%s, %s", what, bridge_name(s->b.route)), &attacked,
+	    &unharmed);
 }
 
 /* Gives the test its time again. */
@@ -515,11 +457,11 @@ test_hostile_preambles(void **state)
 		send_preamble(&s, i);
 		if (i % 100 == 0) {
 			more_time();
-			trip(s.client, s.upstream, &attacked);
+			strict_trip(s.client, s.upstream, &attacked);
 		}
 	}
-	printf(
-	    "# the same without pauses: round trip %u us\n", mean(&attacked));
+	printf("# the same without pauses: round trip %u us\n",
+	    strict_mean_us(&attacked));
 	expect_lines(&s, s.b.first, " end=no-target ", no_target);
 	expect_lines(&s, s.b.first, " end=no-upstream ", no_upstream);
 	end(&s);
