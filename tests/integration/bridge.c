@@ -59,13 +59,6 @@ target_of(const struct bridge *b)
 	return b->target != NULL ? b->target : paths[b->route].target;
 }
 
-static const char *
-tcp_text(const char *address, uint16_t port)
-{
-	return harness_text(
-	    strchr(address, ':') == NULL ? "%s:%u" : "[%s]:%u", address, port);
-}
-
 /* The loopback address that redirected connections come to. */
 static const char *
 loopback_of(const struct bridge *b)
@@ -150,7 +143,7 @@ start_behind(const struct bridge *b, const char *name)
 	const char *host =
 	    b->upstream_host != NULL ? b->upstream_host : "127.0.0.1";
 	const char *ip =
-	    is_transparent(name) ? NULL : tcp_text(host, b->upstream_port);
+	    is_transparent(name) ? NULL : network_name(host, b->upstream_port);
 
 	return start(b, paths[b->route].upstream, name, ip,
 	    harness_text("1:%u", b->vsock_port));
@@ -163,7 +156,7 @@ start_before(const struct bridge *b, const char *name)
 	bool has_port = strcmp(name, "port-to-vsock-transparent") != 0;
 
 	return start(b, paths[b->route].client, name,
-	    tcp_text(loopback_of(b), b->listen_port),
+	    network_name(loopback_of(b), b->listen_port),
 	    has_port ? harness_text("1:%u", b->vsock_port) : "1");
 }
 

@@ -208,6 +208,13 @@ network_reset(void)
 	}
 }
 
+const char *
+network_name(const char *address, uint16_t port)
+{
+	return harness_text(
+	    strchr(address, ':') == NULL ? "%s:%u" : "[%s]:%u", address, port);
+}
+
 int
 network_limit_time(int fd, unsigned seconds)
 {

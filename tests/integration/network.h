@@ -85,6 +85,9 @@ int network_vsock_try(uint32_t port);
 /* Takes the next connection, or fails the test. */
 int network_accept(int listener);
 
+/* IPv4:PORT or [IPv6]:PORT. */
+const char *network_name(const char *address, uint16_t port);
+
 /* Gives it another time than DEADLINE_MS. Returns the socket. */
 int network_limit_time(int fd, unsigned seconds);
 

@@ -462,22 +462,32 @@ program_threads(const struct program *p)
 	return count > 1 ? count - SANITIZER_THREADS : count;
 }
 
-/* A number of /proc/PID/status, which is not 0 (proc(5)); key: with colon. */
-static unsigned
-status_number(const struct program *p, const char *key)
+const char *
+program_proc(const struct program *p, const char *name)
 {
-	FILE *file = fopen(harness_text("/proc/%d/status", (int)p->pid), "re");
-	size_t length = strlen(key);
-	char line[256];
-	unsigned number = 0;
+	FILE *file =
+	    fopen(harness_text("/proc/%d/%s", (int)p->pid, name), "re");
+	static char text[65536];
+	size_t size;
 
 	if (file == NULL)
 		fail_msg("%s has gone", p->name);
-	while (fgets(line, sizeof(line), file) != NULL) {
-		if (strncmp(line, key, length) == 0)
-			number = (unsigned)strtoul(line + length, NULL, 10);
-	}
+	size = fread(text, 1, sizeof(text) - 1, file);
+	text[size] = '\0';
 	fclose(file);
+	return text;
+}
+
+/* A number of /proc/PID/status, which is not 0; key: with colon. */
+static unsigned
+status_number(const struct program *p, const char *key)
+{
+	const char *line =
+	    strstr(program_proc(p, "status"), harness_text("\n%s", key));
+	unsigned number;
+
+	assert_non_null(line);
+	number = (unsigned)strtoul(line + 1 + strlen(key), NULL, 10);
 	assert_true(number > 0);
 	return number;
 }

@@ -112,6 +112,9 @@ unsigned program_threads(const struct program *p);
 /* KiB that it has mapped now. */
 unsigned program_memory(const struct program *p);
 
+/* The text of a file of /proc/PID (proc(5)); until the next call. */
+const char *program_proc(const struct program *p, const char *name);
+
 /* How often its main thread has waited for something. */
 unsigned program_waits(const struct program *p);
 

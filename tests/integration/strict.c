@@ -11,14 +11,19 @@
 #include <grp.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <linux/vm_sockets.h>
 
 #define CONNECTION_KEYS                                          \
@@ -69,21 +74,59 @@ strict_drop_privileges(const void *unused)
 	       setuid(STRANGER) == 0;
 }
 
+int
+strict_bind_unix(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t length =
+	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	memcpy(address.sun_path, path, strlen(path));
+	if (path[0] == '@')
+		address.sun_path[0] = '\0';
+	if (fd == -1 || bind(fd, (struct sockaddr *)&address, length) == -1)
+		fail_msg("no socket at %s: %s", path, strerror(errno));
+	return fd;
+}
+
+bool
+strict_forbid(const void *argument)
+{
+	const struct strict_forbidden *f = argument;
+	struct sock_filter code[COUNT(f->calls) + 3] = {BPF_STMT(
+	    BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	struct sock_fprog filter = {.filter = code};
+	unsigned short n = f->count;
+
+	for (unsigned short i = 0; i < n; i++)
+		code[1 + i] =
+		    (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
+			(unsigned)f->calls[i], (unsigned char)(n - i), 0);
+	code[1 + n] =
+	    (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	code[2 + n] = (struct sock_filter)BPF_STMT(
+	    BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)f->error);
+	filter.len = (unsigned short)(n + 3);
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
 /* "multi on": glibc reads more than one line for a name. */
 static const char own_etc[] =
-    "mount -t tmpfs none /etc && printf '%s' \"$1\" >/etc/hosts && "
-    "echo 'multi on' >/etc/host.conf && "
-    "echo 'hosts: files' >/etc/nsswitch.conf && shift && exec \"$@\"";
+    "mount -t tmpfs none /etc && echo \"hosts: $1\" >/etc/nsswitch.conf && "
+    "printf '%s' \"$2\" >/etc/hosts && echo 'multi on' >/etc/host.conf && "
+    "echo nameserver 127.0.0.1 >/etc/resolv.conf && shift 2 && exec \"$@\"";
 
 struct program *
-strict_start_with_hosts(
-    enum side side, const char *hosts, const char *name, char *const *args)
+strict_start_with_etc(enum side side, const char *sources, const char *hosts,
+    const char *name, char *const *args)
 {
 	char *all[16] = {"-m", "sh", "-c", harness_text("%s", own_etc), "sh",
-	    harness_text("%s", hosts), harness_text("%s", program_path(name))};
+	    harness_text("%s", sources), harness_text("%s", hosts),
+	    harness_text("%s", program_path(name))};
 	struct program *p;
 
-	for (size_t count = 7; *args != NULL; args++, count++) {
+	for (size_t count = 8; *args != NULL; args++, count++) {
 		assert_true(count + 1 < COUNT(all));
 		all[count] = *args;
 	}
@@ -223,12 +266,12 @@ strict_own_name(int fd)
 	assert_int_equal(getsockname(fd, &a.any, &length), 0);
 	if (a.any.sa_family == AF_VSOCK) /* the CID may be any */
 		return harness_text("1:%u", a.vm.svm_port);
-	if (a.any.sa_family == AF_INET) {
+	if (a.any.sa_family == AF_INET)
 		inet_ntop(AF_INET, &a.in.sin_addr, text, sizeof(text));
-		return harness_text("%s:%u", text, ntohs(a.in.sin_port));
-	}
-	inet_ntop(AF_INET6, &a.in6.sin6_addr, text, sizeof(text));
-	return harness_text("[%s]:%u", text, ntohs(a.in6.sin6_port));
+	else
+		inet_ntop(AF_INET6, &a.in6.sin6_addr, text, sizeof(text));
+	/* The port is at the same place in in6. */
+	return network_name(text, ntohs(a.in.sin_port));
 }
 
 static bool
@@ -270,16 +313,13 @@ strict_continue(const struct program *p)
 static uint64_t
 cpu_ms(const struct program *p)
 {
-	FILE *file = fopen(harness_text("/proc/%d/stat", (int)p->pid), "re");
 	unsigned long user, system;
 
-	assert_non_null(file);
-	assert_int_equal(fscanf(file,
+	assert_int_equal(sscanf(program_proc(p, "stat"),
 			     "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u "
 			     "%*u %*u %*u %lu %lu",
 			     &user, &system),
 	    2);
-	fclose(file);
 	return (user + system) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
 }
 

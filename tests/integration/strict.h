@@ -65,16 +65,31 @@ unsigned strict_first(const struct bridge *bridge);
 /* For a struct program_options: makes the new process one of STRANGER's. */
 bool strict_drop_privileges(const void *unused);
 
+/*
+ * A UNIX datagram socket in the present network namespace; path: '@' in front
+ * makes it abstract. Fails the test if there is none to be had.
+ */
+int strict_bind_unix(const char *path);
+
+/* For a struct program_options: system calls that fail in the new process. */
+struct strict_forbidden {
+	int error;
+	unsigned short count;
+	int calls[4];
+};
+bool strict_forbid(const void *forbidden);
+
 /* Starts one of the five, and waits until its log says that it listens. */
 struct program *
 strict_start(enum side side, const char *name, char *const *args);
 
 /*
- * The same with an /etc of its own, where hosts(5) has this text, and nothing
- * else tells names. strict_set_hosts() replaces the text.
+ * The same with an /etc of its own, where these sources of nsswitch.conf(5)
+ * tell names: "files" for hosts(5), which has this text, or "dns" for a server
+ * at 127.0.0.1. strict_set_hosts() replaces the text.
  */
-struct program *strict_start_with_hosts(
-    enum side side, const char *hosts, const char *name, char *const *args);
+struct program *strict_start_with_etc(enum side side, const char *sources,
+    const char *hosts, const char *name, char *const *args);
 void strict_set_hosts(const struct program *p, const char *hosts);
 
 /*

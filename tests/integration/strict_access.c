@@ -83,10 +83,8 @@ expect_verdict(
 	if (t->denied != NULL)
 		strict_expect_value(line, "upstream", "-");
 	if (strncmp(t->address, "::ffff:", 7) != 0)
-		strict_expect_value(line, "target",
-		    harness_text(
-			strchr(t->address, ':') == NULL ? "%s:%u" : "[%s]:%u",
-			t->address, t->port));
+		strict_expect_value(
+		    line, "target", network_name(t->address, t->port));
 }
 
 static void
@@ -319,10 +317,7 @@ test_access_enclave_side(void **state)
 		assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
 		strict_expect_value(
 		    strict_expect_end(p, i + 1, "not-allowed", t->denied),
-		    "target",
-		    harness_text(
-			strchr(t->address, ':') == NULL ? "%s:%u" : "[%s]:%u",
-			t->address, t->port));
+		    "target", network_name(t->address, t->port));
 	}
 	assert_false(network_pending(listener));
 	client = network_tcp_connect(ENCLAVE, "198.51.100.10", 443);

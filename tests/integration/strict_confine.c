@@ -12,20 +12,14 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 
 /* The five, and vsock-to-ip once more, with a name. */
 static const struct kind {
@@ -60,23 +54,6 @@ struct place {
 static const char *const contents[] = {
     "file", "remove", "created", "socket", "command"};
 
-static int
-bind_unix(const char *name, bool is_abstract)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	memcpy(address.sun_path, name, strlen(name));
-	if (is_abstract)
-		address.sun_path[0] = '\0';
-	assert_int_equal(
-	    bind(fd, (struct sockaddr *)&address,
-		(socklen_t)(offsetof(struct sockaddr_un, sun_path) +
-			    strlen(name))),
-	    0);
-	return fd;
-}
-
 /* Everybody may do anything there. */
 static void
 make_place(struct place *p)
@@ -99,9 +76,10 @@ make_place(struct place *p)
 	p->port = network_tcp_port();
 	network_tcp_listen(HOST, "127.0.0.1", p->port);
 	path = harness_text("%s/socket", p->folder);
-	p->named = bind_unix(path, false);
+	p->named = strict_bind_unix(path);
 	assert_int_equal(chmod(path, 0777), 0);
-	p->abstract = bind_unix(p->folder, true); /* HOST's */
+	/* HOST's; the same but for the first character. */
+	p->abstract = strict_bind_unix(harness_text("@%s", p->folder + 1));
 }
 
 static void
@@ -195,22 +173,6 @@ expect_line(struct program *p, const char *capabilities, const char *bounding,
 	strict_expect_value(line, "scopes", version >= 6 ? "held" : "missing");
 }
 
-/* The lines of a file of /proc/PID. */
-static const char *
-read_proc(const struct program *p, const char *name)
-{
-	FILE *file =
-	    fopen(harness_text("/proc/%d/%s", (int)p->pid, name), "re");
-	static char text[65536];
-	size_t size;
-
-	assert_non_null(file);
-	size = fread(text, 1, sizeof(text) - 1, file);
-	text[size] = '\0';
-	fclose(file);
-	return text;
-}
-
 static void
 expect_status(const struct program *p, bool is_root)
 {
@@ -218,7 +180,7 @@ expect_status(const struct program *p, bool is_root)
 	    "\nCapPrm:\t0000000000000000\n", "\nCapEff:\t0000000000000000\n",
 	    "\nCapAmb:\t0000000000000000\n", "\nNoNewPrivs:\t1\n",
 	    "\nCapBnd:\t0000000000000000\n"};
-	const char *status = read_proc(p, "status");
+	const char *status = program_proc(p, "status");
 
 	for (size_t i = 0; i < COUNT(lines) - !is_root; i++)
 		if (strstr(status, lines[i]) == NULL)
@@ -317,7 +279,7 @@ test_no_core(void **state)
 	for (size_t i = 0; i < COUNT(signals); i++) {
 		struct served s = start(&kinds[0], options, NULL);
 
-		assert_non_null(strstr(read_proc(s.program, "limits"),
+		assert_non_null(strstr(program_proc(s.program, "limits"),
 		    "\nMax core file size        0                    0   "));
 		assert_int_equal(kill(s.program->pid, signals[i]), 0);
 		assert_false(leaves_core(s.program, signals[i]));
@@ -346,7 +308,7 @@ test_few_descriptors(void **state)
 	(void)state;
 	/* It listens a little earlier than that. */
 	program_wait_log(b.first, " msg=listening ", 1);
-	assert_non_null(strstr(read_proc(b.first, "limits"),
+	assert_non_null(strstr(program_proc(b.first, "limits"),
 	    harness_text(
 		"\nMax open files            %-20d %-20d ", wanted, wanted)));
 	for (size_t i = 0; i < COUNT(ends); i++)
@@ -377,25 +339,6 @@ test_low_ports(void **state)
 	}
 }
 
-/* Forbids what an older service manager doesn't know, or leave to anybody. */
-static bool
-forbid(const void *error)
-{
-	struct sock_filter code[] = {
-	    BPF_STMT(
-		BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 444, 3, 0),
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 446, 2, 0),
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_capset, 1, 0),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	    BPF_STMT(
-		BPF_RET | BPF_K, SECCOMP_RET_ERRNO | *(const unsigned *)error),
-	};
-	const struct sock_fprog filter = {COUNT(code), code};
-
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
-}
-
 static void
 test_filtered(void **state)
 {
@@ -405,9 +348,12 @@ test_filtered(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(errors); i++) {
+		/* What an older manager doesn't know, or leave to anybody. */
+		const struct strict_forbidden forbidden = {
+		    errors[i], 3, {444, 446, SYS_capset}};
 		struct served s = start(&kinds[0],
 		    (struct program_options){
-			.prepare = forbid, .argument = &errors[i]},
+			.prepare = strict_forbid, .argument = &forbidden},
 		    NULL);
 
 		expect_line(s.program, "missing", "held", 0);
@@ -467,24 +413,16 @@ resolve_until_connected(int resolver, int listener)
 	}
 }
 
-/* Starts vsock-to-ip with a name, with an /etc of its own. */
+/* Starts vsock-to-ip with a name, which this source of nsswitch.conf(5) knows.
+ */
 static struct served
-start_resolving(const char *hosts, const char *name, uint16_t port)
+start_resolving(const char *source, const char *name, uint16_t port)
 {
-	static char own_etc[] =
-	    "mount -t tmpfs none /etc && echo \"hosts: $1\" "
-	    ">/etc/nsswitch.conf && echo nameserver 127.0.0.1 "
-	    ">/etc/resolv.conf && shift && exec \"$@\"";
 	struct served s = {.vsock_port = network_vsock_port()};
 
-	s.program = program_start(&(struct program_options){.side = HOST,
-	    .name = "unshare",
-	    .args =
-		ARGS("-m", "sh", "-c", own_etc, "sh", harness_text("%s", hosts),
-		    harness_text("%s", program_path("vsock-to-ip")), "-v",
-		    harness_text("1:%u", s.vsock_port), "-i",
-		    harness_text("%s:%u", name, port))});
-	program_wait_log(s.program, " msg=listening ", 1);
+	s.program = strict_start_with_etc(HOST, source, "", "vsock-to-ip",
+	    ARGS("-v", harness_text("1:%u", s.vsock_port), "-i",
+		harness_text("%s:%u", name, port)));
 	return s;
 }
 
@@ -522,16 +460,17 @@ test_module(void **state)
 	int client;
 
 	(void)state;
-	if (strstr(read_proc(s.program, "maps"), "/libc.so.6") == NULL)
+	if (strstr(program_proc(s.program, "maps"), "/libc.so.6") == NULL)
 		harness_skip("these programs are static");
 	if (glob("/usr/lib/*/libnss_myhostname.so.2", 0, NULL, &found) != 0)
 		harness_skip("no nss-myhostname here");
 	globfree(&found);
-	assert_null(strstr(read_proc(s.program, "maps"), "libnss_myhostname"));
+	assert_null(
+	    strstr(program_proc(s.program, "maps"), "libnss_myhostname"));
 	client = network_vsock_connect(s.vsock_port);
 	traffic_echo(client, network_accept(listener));
 	assert_non_null(
-	    strstr(read_proc(s.program, "maps"), "libnss_myhostname"));
+	    strstr(program_proc(s.program, "maps"), "libnss_myhostname"));
 }
 
 int

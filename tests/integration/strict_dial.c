@@ -157,10 +157,10 @@ test_unresolvable(void **state)
 	int listener = network_tcp_listen(HOST, "127.0.0.1", tcp_port);
 	const char *upstream = harness_text("late:%u", tcp_port);
 	uint32_t port = network_vsock_port();
-	struct program *p =
-	    strict_start_with_hosts(HOST, "127.0.0.1 other\n", "vsock-to-ip",
-		ARGS("-v", harness_text("1:%u", port), "-i",
-		    harness_text("%s", upstream)));
+	struct program *p = strict_start_with_etc(HOST, "files",
+	    "127.0.0.1 other\n", "vsock-to-ip",
+	    ARGS("-v", harness_text("1:%u", port), "-i",
+		harness_text("%s", upstream)));
 
 	(void)state;
 	expect_failure(p, port, 1, upstream, NO_NAME);
@@ -198,7 +198,7 @@ test_each_address(void **state)
 	uint16_t tcp_port = network_tcp_port();
 	uint32_t port = network_vsock_port();
 	struct program *p =
-	    strict_start_with_hosts(HOST, FOUR_HOSTS, "vsock-to-ip",
+	    strict_start_with_etc(HOST, "files", FOUR_HOSTS, "vsock-to-ip",
 		ARGS("-v", harness_text("1:%u", port), "-i",
 		    harness_text("four:%u", tcp_port)));
 
@@ -207,11 +207,8 @@ test_each_address(void **state)
 		const char *address = addresses[i];
 		int listener = network_tcp_listen(HOST, address, tcp_port);
 
-		expect_success(p, port, 1 + i,
-		    harness_text(
-			strchr(address, ':') == NULL ? "%s:%u" : "[%s]:%u",
-			address, tcp_port),
-		    listener);
+		expect_success(
+		    p, port, 1 + i, network_name(address, tcp_port), listener);
 		close(listener);
 	}
 	expect_failure(p, port, 1 + COUNT(addresses),
@@ -229,7 +226,7 @@ test_silent_address(void **state)
 	for (size_t i = 0; i < COUNT(addresses); i++) {
 		uint16_t tcp_port = network_tcp_port();
 		uint32_t port = network_vsock_port();
-		struct program *p = strict_start_with_hosts(HOST,
+		struct program *p = strict_start_with_etc(HOST, "files",
 		    "127.0.0.1 two\n::1 two\n", "vsock-to-ip",
 		    ARGS("-v", harness_text("1:%u", port), "-i",
 			harness_text("two:%u", tcp_port), "--connect-timeout",

@@ -370,7 +370,8 @@ test_listener_by_name(void **state)
 
 		if (rivals[i] != NULL)
 			network_tcp_listen(HOST, rivals[i], port);
-		p = strict_start_with_hosts(HOST, TWO_HOSTS, "ip-to-vsock",
+		p = strict_start_with_etc(HOST, "files", TWO_HOSTS,
+		    "ip-to-vsock",
 		    ARGS("-i", harness_text("two:%u", port), "-v",
 			harness_text("1:%u", vsock_port)));
 		listen = program_log_value(

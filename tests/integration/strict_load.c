@@ -11,13 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 
 /* How long to watch a program that has run out of something. */
 #define WATCH_MS 2200
@@ -297,23 +293,6 @@ test_soft_limit_raised(void **state)
 		traffic_echo(clients[i], upstreams[i]);
 }
 
-/* In the new process: accepting fails from now on. */
-static bool
-forbid_accept(const void *error)
-{
-	struct sock_filter filter[] = {
-	    BPF_STMT(
-		BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_accept4, 0, 1),
-	    BPF_STMT(BPF_RET | BPF_K,
-		SECCOMP_RET_ERRNO | (unsigned)(uintptr_t)error),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {COUNT(filter), filter};
-
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
 static void
 test_cannot_accept(void **state)
 {
@@ -325,13 +304,15 @@ test_cannot_accept(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(errors); i++) {
+		const struct strict_forbidden forbidden = {
+		    errors[i], 1, {SYS_accept4}};
 		struct program *p =
 		    program_start(&(struct program_options){.side = HOST,
 			.name = "ip-to-vsock",
 			.args = ARGS("-i", harness_text("127.0.0.1:%u", port),
 			    "-v", "1:7"),
-			.prepare = forbid_accept,
-			.argument = (void *)(uintptr_t)errors[i]});
+			.prepare = strict_forbid,
+			.argument = &forbidden});
 		uint64_t begin;
 
 		program_wait_log(p, " msg=listening ", 1);
@@ -344,19 +325,6 @@ test_cannot_accept(void **state)
 	}
 }
 
-/* The size of a program's address space. */
-static uint64_t
-address_space(const struct program *p)
-{
-	FILE *file = fopen(harness_text("/proc/%d/statm", (int)p->pid), "re");
-	unsigned long pages;
-
-	assert_non_null(file);
-	assert_int_equal(fscanf(file, "%lu", &pages), 1);
-	fclose(file);
-	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 static void
 test_threads_run_out(void **state)
 {
@@ -364,7 +332,7 @@ test_threads_run_out(void **state)
 	 * what the connection held, or doesn't recover. */
 	struct bridge b = start_limited(
 	    IP_TO_VSOCK, RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY);
-	rlim_t most = address_space(b.first) + 3 * MIB;
+	rlim_t most = (rlim_t)program_memory(b.first) * 1024 + 3 * MIB;
 	int clients[40];
 
 	(void)state;

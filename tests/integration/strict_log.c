@@ -20,20 +20,13 @@
 /* Connections of one kind, in a log that is filtered. */
 #define SAMPLE 2
 
-static const char *
-tcp_name(const char *address, uint16_t port)
-{
-	return harness_text(
-	    strchr(address, ':') == NULL ? "%s:%u" : "[%s]:%u", address, port);
-}
-
 /* The upstream of a bridge of one program, as a log has it. */
 static const char *
 upstream_name(const struct bridge *b)
 {
 	if (!b->upstream_is_tcp)
 		return harness_text("1:%u", b->vsock_port);
-	return tcp_name(b->route == VSOCK_TO_IP ? "127.0.0.1" : TARGET_IPV4,
+	return network_name(b->route == VSOCK_TO_IP ? "127.0.0.1" : TARGET_IPV4,
 	    b->upstream_port);
 }
 
@@ -44,9 +37,9 @@ target_name(const struct bridge *b)
 	switch (b->route) {
 	case IP_TO_VSOCK_TRANSPARENT:
 	case VSOCK_TO_IP_TRANSPARENT:
-		return tcp_name(TARGET_IPV4, b->upstream_port);
+		return network_name(TARGET_IPV4, b->upstream_port);
 	case PORT_TO_VSOCK_TRANSPARENT:
-		return tcp_name(OTHER_IPV4, (uint16_t)b->vsock_port);
+		return network_name(OTHER_IPV4, (uint16_t)b->vsock_port);
 	default: return "-";
 	}
 }

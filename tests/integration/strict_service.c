@@ -26,20 +26,12 @@
 static int
 listen_for_news(const char *path, char **variable)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	socklen_t length =
-	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	int fd;
 
 	network_enter(HOST); /* abstract names are the namespace's */
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	memcpy(address.sun_path, path, strlen(path));
-	if (path[0] == '@')
-		address.sun_path[0] = '\0';
-	else
+	if (path[0] != '@')
 		unlink(path);
-	if (fd == -1 || bind(fd, (struct sockaddr *)&address, length) == -1)
-		fail_msg("no socket at %s: %s", path, strerror(errno));
+	fd = strict_bind_unix(path);
 	*variable = harness_text("NOTIFY_SOCKET=%s", path);
 	return fd;
 }
