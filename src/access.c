@@ -77,15 +77,17 @@ parse_item(bool is_vsock, struct access_rule *r, char item[SIZE])
 	bool is_target = r->kind != ALLOW_CLIENT;
 	bool bracket = is_target && *item == '[';
 	char text[SIZE] = "", ports[SIZE], ip[INET6_ADDRSTRLEN], *end;
+	struct address cid;
 
 	(void)snprintf(text, SIZE, "%s", item);
 	r->prefixes = r->own;
 	if (!is_target && is_vsock) {
 		r->own->family = AF_VSOCK;
-		return parse_range(strcmp(text, "local") == 0  ? "1"
-				   : strcmp(text, "host") == 0 ? "2"
-							       : text,
-		    0, VMADDR_CID_ANY - 1, r);
+		if (strchr(text, ':') != NULL ||
+		    !address_parse_vsock(text, VMADDR_CID_ANY - 1, false, &cid))
+			return parse_range(text, 0, VMADDR_CID_ANY - 1, r);
+		r->first = r->last = cid.vm.svm_cid;
+		return true;
 	}
 	end = text + strcspn(text, bracket ? "]" : is_target ? ":" : "");
 	if (bracket && *end++ != ']')

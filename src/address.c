@@ -70,12 +70,17 @@ address_parse_prefix(char *text, struct address_prefix *p)
 	return true;
 }
 
+const uint8_t *
+address_bytes(const struct address *a)
+{
+	return a->any.sa_family == AF_INET ? (const uint8_t *)&a->in.sin_addr
+					   : a->in6.sin6_addr.s6_addr;
+}
+
 bool
 address_has_prefix(const struct address *a, const struct address_prefix *p)
 {
-	const uint8_t *bytes = a->any.sa_family == AF_INET
-				   ? (const uint8_t *)&a->in.sin_addr
-				   : a->in6.sin6_addr.s6_addr;
+	const uint8_t *bytes = address_bytes(a);
 	uint32_t n = p->bits / 8, rest = p->bits % 8;
 
 	return a->any.sa_family == p->family &&
@@ -176,10 +181,8 @@ address_format(const struct address *address, char *text, size_t size)
 	/* inet_ntop() can't fail here, nor snprintf() cut: the sizes fit. */
 	if (family == AF_VSOCK)
 		(void)snprintf(host, sizeof(host), "%u", address->vm.svm_cid);
-	else if (family == AF_INET)
-		inet_ntop(family, &address->in.sin_addr, host, sizeof(host));
 	else
-		inet_ntop(family, &address->in6.sin6_addr, host, sizeof(host));
+		inet_ntop(family, address_bytes(address), host, sizeof(host));
 	(void)snprintf(text, size,
 	    port == VMADDR_PORT_ANY ? "%s:*"
 	    : family == AF_INET6    ? "[%s]:%u"

@@ -52,6 +52,9 @@ bool address_parse_vsock(const char *text, uint32_t maximum, bool needs_port,
  * up. IPv4-mapped prefixes become IPv4. False: it isn't one. */
 bool address_parse_prefix(char *text, struct address_prefix *prefix);
 
+/* The 4 or 16 bytes of an IP address, in network order: a part of it. */
+const uint8_t *address_bytes(const struct address *address);
+
 /* Whether an address, which isn't IPv4-mapped, begins with a prefix. */
 bool address_has_prefix(
     const struct address *address, const struct address_prefix *prefix);

@@ -88,6 +88,5 @@ capacity_connections(unsigned descriptors, const char **name)
 	consider_file("/proc/sys/vm/max_map_count", "max_map_count");
 	consider_control_groups();
 	*name = least_name;
-	return least > CAPACITY_RESERVED ? (unsigned)least - CAPACITY_RESERVED
-					 : 1;
+	return least > CAPACITY_SPARE ? (unsigned)least - CAPACITY_SPARE : 1;
 }

@@ -22,15 +22,21 @@ struct settings settings = {.connect_timeout = 10,
 const char *const copy_words[] = {"auto", "splice", "buffer", NULL};
 #define LEVELS "error, warn, info or debug"
 #define MODES "auto, splice or buffer"
+#define CLIENTS                                                    \
+	"CID, CID-CID, local or host on vsock, on TCP ADDRESS or " \
+	"ADDRESS/BITS without bits behind those, commas between"
+#define TARGETS                                                               \
+	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], without " \
+	"bits behind those, perhaps with :PORT or :PORT-PORT, commas between"
 
 /* 1000000 seconds fit an int as ms. */
 static const struct option common_table[] = {
     {OPTION_ALLOW_CLIENT, 0, "allow-client", "LIST",
-	.help = "serve these clients only [default: all]"},
+	"serve these clients only [default: all]", .expected = CLIENTS},
     {OPTION_ALLOW_TARGET, 0, "allow-target", "LIST",
-	.help = "serve these targets only [default: all]"},
+	"serve these targets only [default: all]", .expected = TARGETS},
     {OPTION_DENY_TARGET, 0, "deny-target", "LIST",
-	.help = "don't serve these targets [default: none]"},
+	"don't serve these targets [default: none]", .expected = TARGETS},
     {OPTION_SETTING("connect-timeout", "SECONDS", connect_timeout, 1, 1000000,
 	"give up connecting to the upstream after this long [default: 10]")},
     {OPTION_SETTING("idle-timeout", "SECONDS", idle_timeout, 0, 1000000,
@@ -60,10 +66,7 @@ static const struct option common_table[] = {
     {.name = NULL},
 };
 
-#define TARGETS                                                               \
-	"local, private, *, IPv4, IPv4/BITS, [IPv6] or [IPv6/BITS], without " \
-	"bits behind those, perhaps with :PORT or :PORT-PORT, commas between"
-/* What the value of an address's option, or one of rules, looks like. */
+/* What the value of an address's option looks like. */
 static const char *const address_forms[] = {
     [OPTION_LISTEN_IP] = "IPv4:PORT, [IPv6]:PORT or NAME:PORT, "
 			 "with a port of 0 to 65535",
@@ -74,11 +77,6 @@ static const char *const address_forms[] = {
     [OPTION_UPSTREAM_VSOCK] = "CID:PORT, both 0 to 4294967294, "
 			      "or local or host for the CID",
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
-    [OPTION_ALLOW_TARGET] = TARGETS,
-    [OPTION_DENY_TARGET] = TARGETS,
-    [OPTION_ALLOW_CLIENT] =
-	"CID, CID-CID, local or host on vsock, on TCP ADDRESS or ADDRESS/BITS "
-	"without bits behind those, commas between",
 };
 
 /* One command line while it is parsed. */
@@ -168,7 +166,7 @@ take(struct parser *p, size_t index, const char *value)
 	const struct option *o = p->options[index];
 	const char *form = long_form(o), *expected = o->expected, *wrong;
 
-	if (o->type <= OPTION_REQUIRED || o->type >= OPTION_RULES)
+	if (o->type <= OPTION_REQUIRED)
 		expected = address_forms[o->type];
 	if (o->metavar == NULL && value != NULL)
 		USAGE_ERROR("unexpected value '%s' for '%s': expected none",

@@ -222,7 +222,6 @@ server_run(dial_function *dial)
 	unsigned rules[ACCESS_KINDS] = {0};
 	const char *limit;
 	sigset_t set;
-	rlim_t files;
 
 	prepare_process();
 	most = capacity_connections(descriptors[settings.copy], &limit);
@@ -250,10 +249,10 @@ server_run(dial_function *dial)
 		exit(1);
 	}
 	/* All up to the one made last are in use; resolvers may take two. */
-	files = (rlim_t)(descriptors[settings.copy] + 2 * resolves) *
-		(most + CAPACITY_RESERVED);
-	confine_process(
-	    !settings.listens_on_tcp, resolves, (rlim_t)freed + files);
+	confine_process(!settings.listens_on_tcp, resolves,
+	    (rlim_t)freed +
+		(rlim_t)(descriptors[settings.copy] + 2 * resolves) *
+		    (most + CAPACITY_SPARE));
 	if (settings.listens_on_tcp)
 		address_format(&settings.vsock, upstream, sizeof(upstream));
 	else if (settings.host.text != NULL)

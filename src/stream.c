@@ -196,30 +196,25 @@ stream_local_address(int fd, struct address *address)
 int
 stream_is_local(const struct address *address)
 {
-	bool is_ipv4 = address->any.sa_family == AF_INET;
-	unsigned char size = is_ipv4 ? 4 : 16;
+	unsigned char family = (unsigned char)address->any.sa_family;
+	unsigned char size = family == AF_INET ? 4 : 16;
 	struct {
 		struct nlmsghdr header;
 		struct rtmsg route; /* in an error: struct nlmsgerr */
 		struct rtattr attribute;
 		uint8_t bytes[16];
 	} m = {{sizeof(m) - 16 + size, RTM_GETROUTE, NLM_F_REQUEST, 0, 0},
-	    {.rtm_family = is_ipv4 ? AF_INET : AF_INET6,
-		.rtm_dst_len = size * 8},
+	    {.rtm_family = family, .rtm_dst_len = size * 8},
 	    {RTA_LENGTH(size), RTA_DST}, {0}};
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	ssize_t n = -1;
 	int error;
 
-	memcpy(m.bytes,
-	    is_ipv4 ? (const void *)&address->in.sin_addr
-		    : &address->in6.sin6_addr,
-	    size);
+	memcpy(m.bytes, address_bytes(address), size);
 	/* The answer is longer than the question, and there at once. */
-	if (fd != -1 && send(fd, &m, m.header.nlmsg_len, 0) != -1)
+	if (send(fd, &m, m.header.nlmsg_len, 0) != -1)
 		n = recv(fd, &m, sizeof(m), MSG_DONTWAIT);
-	if (fd != -1)
-		close(fd);
+	close(fd); /* of all three: EBADF, if there is none */
 	if (n < (ssize_t)NLMSG_LENGTH(sizeof(m.route)))
 		return -1;
 	if (m.header.nlmsg_type == RTM_NEWROUTE)
