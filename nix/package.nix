@@ -26,6 +26,7 @@ stdenv.mkDerivation (
         ../man
         ../src
         ../tests/fortify.c
+        ../tests/rules.h
         ../tests/unit
       ];
     };
