@@ -479,20 +479,20 @@ program_proc(const struct program *p, const char *name)
 }
 
 /* A number of /proc/PID/status, which is not 0; key: with colon. */
-static unsigned
+static unsigned long
 status_number(const struct program *p, const char *key)
 {
 	const char *line =
 	    strstr(program_proc(p, "status"), harness_text("\n%s", key));
-	unsigned number;
+	unsigned long number;
 
 	assert_non_null(line);
-	number = (unsigned)strtoul(line + 1 + strlen(key), NULL, 10);
+	number = strtoul(line + 1 + strlen(key), NULL, 10);
 	assert_true(number > 0);
 	return number;
 }
 
-unsigned
+unsigned long
 program_memory(const struct program *p)
 {
 	return status_number(p, "VmSize:");
@@ -501,7 +501,7 @@ program_memory(const struct program *p)
 unsigned
 program_waits(const struct program *p)
 {
-	return status_number(p, "voluntary_ctxt_switches:");
+	return (unsigned)status_number(p, "voluntary_ctxt_switches:");
 }
 
 struct ceiling {
@@ -537,12 +537,27 @@ program_wait_threads(const struct program *p, unsigned most)
 	return c.now;
 }
 
-unsigned
-program_wait_memory(const struct program *p, unsigned most)
-{
-	struct ceiling c = {p, program_memory, most, 0};
+/* Of an address space: a sanitizer's has more KiB than an unsigned holds. */
+struct memory_ceiling {
+	const struct program *program;
+	unsigned long most, now;
+};
 
-	harness_wait(is_below, &c);
+static bool
+is_memory_below(void *argument)
+{
+	struct memory_ceiling *c = argument;
+
+	c->now = program_memory(c->program);
+	return c->now <= c->most;
+}
+
+unsigned long
+program_wait_memory(const struct program *p, unsigned long most)
+{
+	struct memory_ceiling c = {p, most, 0};
+
+	harness_wait(is_memory_below, &c);
 	return c.now;
 }
 

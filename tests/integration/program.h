@@ -110,7 +110,7 @@ unsigned program_descriptors(const struct program *p);
 unsigned program_threads(const struct program *p);
 
 /* KiB that it has mapped now. */
-unsigned program_memory(const struct program *p);
+unsigned long program_memory(const struct program *p);
 
 /* The text of a file of /proc/PID (proc(5)); until the next call. */
 const char *program_proc(const struct program *p, const char *name);
@@ -121,7 +121,7 @@ unsigned program_waits(const struct program *p);
 /* Wait until it has at most so many (DEADLINE_MS); return how many. */
 unsigned program_wait_descriptors(const struct program *p, unsigned most);
 unsigned program_wait_threads(const struct program *p, unsigned most);
-unsigned program_wait_memory(const struct program *p, unsigned most);
+unsigned long program_wait_memory(const struct program *p, unsigned long most);
 
 /*
  * Waits for a line on its standard error that contains a text, counting from

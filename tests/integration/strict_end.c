@@ -372,7 +372,7 @@ test_memory_given_back(void **state)
 	/* Broken: an idle connection that has carried bulk holds memory until
 	 * it ends; or bulk after a pause goes wrong. */
 	struct bridge b = strict_bridge(IP_TO_VSOCK, NULL);
-	unsigned before;
+	unsigned long before;
 	int client, upstream;
 
 	(void)state;
