@@ -180,7 +180,9 @@ address_format(const struct address *address, char *text, size_t size)
 
 	/* inet_ntop() can't fail here, nor snprintf() cut: the sizes fit. */
 	if (family == AF_VSOCK)
-		(void)snprintf(host, sizeof(host), "%u", address->vm.svm_cid);
+		(void)snprintf(host, sizeof(host),
+		    address->vm.svm_cid == VMADDR_CID_ANY ? "any" : "%u",
+		    address->vm.svm_cid);
 	else
 		inet_ntop(family, address_bytes(address), host, sizeof(host));
 	(void)snprintf(text, size,

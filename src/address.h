@@ -76,6 +76,6 @@ uint32_t address_port(const struct address *address);
  * takes scope and flow label off other IPv6 addresses. */
 void address_unmap(struct address *address);
 
-/* Writes IPv4:PORT, [IPv6]:PORT or CID:PORT (* for VMADDR_PORT_ANY). size:
- * ADDRESS_TEXT_SIZE. */
+/* Writes IPv4:PORT, [IPv6]:PORT or CID:PORT (any for VMADDR_CID_ANY, * for
+ * VMADDR_PORT_ANY). size: ADDRESS_TEXT_SIZE. */
 void address_format(const struct address *address, char *text, size_t size);

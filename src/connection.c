@@ -78,13 +78,16 @@ log_connection(const struct connection *c)
 	bool stopped = c->end == END_STOPPED, eof = c->end == RELAY_EOF;
 	bool dialling = stopped && c->relay.upstream == -1; /* maybe still */
 	const char *reason = stopped || eof ? NULL : c->reason;
+	int error = c->relay.failure & 0xffff;
+	bool left = c->end == RELAY_CLIENT_ERROR && /* as clients may */
+		    (error == ECONNRESET || error == EPIPE);
 	char unlogged[32] = "";
 
 	if (c->unlogged != 0)
 		(void)snprintf(
 		    unlogged, sizeof(unlogged), " unlogged=%u", c->unlogged);
 	address_format(&c->peer, client, sizeof(client));
-	log_line(eof ? LEVEL_INFO : LEVEL_WARN,
+	log_line(eof || left ? LEVEL_INFO : LEVEL_WARN,
 	    "msg=%s conn=%" PRIu64 " client=%s upstream=%s target=%s "
 	    "up=%" PRIu64 " down=%" PRIu64 " ms=%" PRIu64 " end=%s%s%s%s%s",
 	    eof ? "closed" : "failed", c->number, client,

@@ -35,7 +35,7 @@ static const struct refusal {
     {"ip-to-vsock-transparent", "[::1]:%u", TCP_RIVAL, "::1", IN_USE},
     {"port-to-vsock-transparent", "0.0.0.0:%u", TCP_RIVAL, "127.0.0.1", IN_USE},
     {"vsock-to-ip", "1:%u", VSOCK_RIVAL, NULL, IN_USE},
-    {"vsock-to-ip-transparent", "4294967295:%u", VSOCK_RIVAL, NULL, IN_USE},
+    {"vsock-to-ip-transparent", "any:%u", VSOCK_RIVAL, NULL, IN_USE},
     {"ip-to-vsock", "203.0.113.9:%u", NOBODY, NULL, NOT_OURS},
     {"ip-to-vsock-transparent", "[2001:db8:ffff::1]:%u", NOBODY, NULL,
 	NOT_OURS},
@@ -198,10 +198,10 @@ test_start_line(void **state)
 	expect_tcp_start("ip-to-vsock", "127.0.0.1:0", SOME_VSOCK);
 	expect_tcp_start("ip-to-vsock-transparent", "127.0.0.1:0", SOME_VSOCK);
 	expect_tcp_start("port-to-vsock-transparent", "127.0.0.1:0", "1:*");
-	expect_vsock_start("vsock-to-ip", "any", "4294967295", SOME_TCP);
+	expect_vsock_start("vsock-to-ip", "any", "any", SOME_TCP);
 	expect_vsock_start("vsock-to-ip-transparent", "local", "1", "*:*");
 	expect_vsock_start(
-	    "vsock-to-ip-transparent", "4294967295", "4294967295", "*:*");
+	    "vsock-to-ip-transparent", "4294967295", "any", "*:*");
 	expect_vsock_start("vsock-to-ip", "1", "1", SOME_TCP);
 }
 

@@ -342,6 +342,29 @@ end_one(const struct bridge *b)
 }
 
 static void
+test_health_check(void **state)
+{
+	/* Broken: a client that connects and resets, as health checks do, or
+	 * leaves later, is a warning; or an upstream that does so is none. */
+	struct bridge b = strict_bridge(IP_TO_VSOCK, NULL);
+	struct bridge back = strict_bridge(VSOCK_TO_IP, NULL);
+	int client, upstream;
+
+	(void)state;
+	for (int i = 0; i < SAMPLE; i++) {
+		client = bridge_connect(&b);
+		traffic_reset(client);
+		strict_expect_end(b.first, strict_first(&b) + (unsigned)i,
+		    "client-error", "Connection reset by peer");
+	}
+	assert_int_equal(program_count_log(b.first, " level=warn "), 0);
+	bridge_pair(&back, &client, &upstream);
+	traffic_reset(upstream);
+	strict_expect_end(back.first, strict_first(&back), "upstream-error",
+	    "Connection reset by peer");
+}
+
+static void
 test_log_not_read(void **state)
 {
 	/* Broken: a log that nobody reads holds up clients, or the end; or
@@ -394,6 +417,7 @@ strict_log_run(void)
 	    EACH_PROGRAM(test_failure_logged_once),
 	    TEST(test_lines_whole),
 	    TEST(test_numbers_unique),
+	    TEST(test_health_check),
 	    TEST(test_log_not_read),
 	};
 
