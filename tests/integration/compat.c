@@ -430,7 +430,7 @@ test_volleys(void **state)
 	struct bridge b = open_bridge(state);
 	/* Some implementation's vsock backlog is as short as 128. */
 	unsigned size = b.first == b.last && b.client_is_tcp ? 300 : 100;
-	unsigned first, last;
+	unsigned long first, last;
 
 	bridge_expect_service(&b);
 	first = program_descriptors(b.first);

@@ -177,7 +177,7 @@ struct stage {
 	struct fault *fault;
 	int client, upstream; /* of the connection that is there all the time */
 	/* What the program has while nothing else is going on. */
-	unsigned descriptors, threads;
+	unsigned long descriptors, threads;
 	int mappings, allocations;
 };
 

@@ -205,9 +205,10 @@ end_crowd(struct crowd *c, uint64_t begin_ms)
 /* Expects that the main thread has time for a question, and for a client;
  * has_waited: how often it had before the first connection was cut off. */
 static void
-expect_attention(const struct crowd *c, uint64_t begin_ms, unsigned has_waited)
+expect_attention(
+    const struct crowd *c, uint64_t begin_ms, unsigned long has_waited)
 {
-	unsigned more;
+	unsigned long more;
 	int client, upstream;
 
 	moved(c);
@@ -243,7 +244,7 @@ test_busy_idle(void **state)
 
 	for (enum state s = 0; s < (row->count == 1 ? STATES : 1); s++) {
 		uint64_t begin_ms;
-		unsigned has_waited;
+		unsigned long has_waited;
 
 		begin_crowd(&c, row, s, ARGS("--idle-timeout", "1000"));
 		let_read(
@@ -267,7 +268,7 @@ test_busy_killed(void **state)
 
 	for (enum state s = 0; s < (row->count == 1 ? STATES : 1); s++) {
 		uint64_t begin_ms;
-		unsigned has_waited;
+		unsigned long has_waited;
 
 		begin_crowd(&c, row, s, ARGS("--paired"));
 		has_waited = program_waits(c.program);

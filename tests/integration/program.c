@@ -429,11 +429,11 @@ program_err(struct program *p)
 }
 
 /* How many entries a folder of /proc/<pid> has. */
-static unsigned
+static unsigned long
 count_entries(const struct program *p, const char *name)
 {
 	struct dirent *entry;
-	unsigned count = 0;
+	unsigned long count = 0;
 	char path[64];
 	DIR *folder;
 
@@ -447,16 +447,16 @@ count_entries(const struct program *p, const char *name)
 	return count;
 }
 
-unsigned
+unsigned long
 program_descriptors(const struct program *p)
 {
 	return count_entries(p, "fd");
 }
 
-unsigned
+unsigned long
 program_threads(const struct program *p)
 {
-	unsigned count = count_entries(p, "task");
+	unsigned long count = count_entries(p, "task");
 
 	/* A sanitizer's is there after the first other. */
 	return count > 1 ? count - SANITIZER_THREADS : count;
@@ -498,16 +498,16 @@ program_memory(const struct program *p)
 	return status_number(p, "VmSize:");
 }
 
-unsigned
+unsigned long
 program_waits(const struct program *p)
 {
-	return (unsigned)status_number(p, "voluntary_ctxt_switches:");
+	return status_number(p, "voluntary_ctxt_switches:");
 }
 
 struct ceiling {
 	const struct program *program;
-	unsigned (*count)(const struct program *p);
-	unsigned most, now;
+	unsigned long (*count)(const struct program *p);
+	unsigned long most, now;
 };
 
 static bool
@@ -519,8 +519,8 @@ is_below(void *argument)
 	return c->now <= c->most;
 }
 
-unsigned
-program_wait_descriptors(const struct program *p, unsigned most)
+unsigned long
+program_wait_descriptors(const struct program *p, unsigned long most)
 {
 	struct ceiling c = {p, program_descriptors, most, 0};
 
@@ -528,8 +528,8 @@ program_wait_descriptors(const struct program *p, unsigned most)
 	return c.now;
 }
 
-unsigned
-program_wait_threads(const struct program *p, unsigned most)
+unsigned long
+program_wait_threads(const struct program *p, unsigned long most)
 {
 	struct ceiling c = {p, program_threads, most, 0};
 
@@ -537,27 +537,12 @@ program_wait_threads(const struct program *p, unsigned most)
 	return c.now;
 }
 
-/* Of an address space: a sanitizer's has more KiB than an unsigned holds. */
-struct memory_ceiling {
-	const struct program *program;
-	unsigned long most, now;
-};
-
-static bool
-is_memory_below(void *argument)
-{
-	struct memory_ceiling *c = argument;
-
-	c->now = program_memory(c->program);
-	return c->now <= c->most;
-}
-
 unsigned long
 program_wait_memory(const struct program *p, unsigned long most)
 {
-	struct memory_ceiling c = {p, most, 0};
+	struct ceiling c = {p, program_memory, most, 0};
 
-	harness_wait(is_memory_below, &c);
+	harness_wait(is_below, &c);
 	return c.now;
 }
 

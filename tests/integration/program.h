@@ -106,21 +106,22 @@ const char *program_out(struct program *p);
 const char *program_err(struct program *p);
 
 /* Descriptors and threads that it has now. */
-unsigned program_descriptors(const struct program *p);
-unsigned program_threads(const struct program *p);
+unsigned long program_descriptors(const struct program *p);
+unsigned long program_threads(const struct program *p);
 
-/* KiB that it has mapped now. */
+/* KiB that it has mapped now: with a sanitizer more than an unsigned holds. */
 unsigned long program_memory(const struct program *p);
 
 /* The text of a file of /proc/PID (proc(5)); until the next call. */
 const char *program_proc(const struct program *p, const char *name);
 
 /* How often its main thread has waited for something. */
-unsigned program_waits(const struct program *p);
+unsigned long program_waits(const struct program *p);
 
 /* Wait until it has at most so many (DEADLINE_MS); return how many. */
-unsigned program_wait_descriptors(const struct program *p, unsigned most);
-unsigned program_wait_threads(const struct program *p, unsigned most);
+unsigned long
+program_wait_descriptors(const struct program *p, unsigned long most);
+unsigned long program_wait_threads(const struct program *p, unsigned long most);
 unsigned long program_wait_memory(const struct program *p, unsigned long most);
 
 /*

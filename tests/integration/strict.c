@@ -449,7 +449,7 @@ strict_count_now(struct program *p, const char *counts)
 
 struct crew {
 	const struct program *program;
-	unsigned least;
+	unsigned long least;
 };
 
 static bool
@@ -461,12 +461,12 @@ has_threads(void *argument)
 }
 
 void
-strict_await_threads(struct program *p, unsigned least)
+strict_await_threads(struct program *p, unsigned long least)
 {
 	struct crew c = {p, least};
 
 	if (!harness_wait(has_threads, &c))
-		fail_msg("%u threads, and not %u", program_threads(p), least);
+		fail_msg("%lu threads, and not %lu", program_threads(p), least);
 }
 
 uint64_t

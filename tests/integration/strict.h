@@ -147,7 +147,7 @@ void strict_expect_counts(const char *line, const char *counts);
 const char *strict_count_now(struct program *p, const char *counts);
 
 /* Waits until a program has at least so many threads. */
-void strict_await_threads(struct program *p, unsigned least);
+void strict_await_threads(struct program *p, unsigned long least);
 
 /* Stops a program, waits until all of it stands still; lets it go on. */
 void strict_stop(const struct program *p);

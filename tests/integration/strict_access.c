@@ -583,7 +583,8 @@ test_access_no_slot(void **state)
 	struct program *p = strict_start(HOST, "ip-to-vsock",
 	    ARGS("-i", harness_text("0.0.0.0:%u", port), "-v", "1:9",
 		"--max-connections=1", "--allow-client=127.0.0.1"));
-	unsigned descriptors = program_wait_descriptors(p, IDLE_DESCRIPTORS);
+	unsigned long descriptors =
+	    program_wait_descriptors(p, IDLE_DESCRIPTORS);
 	uint64_t begin = harness_now_ms(), seconds;
 	unsigned lines;
 

@@ -46,7 +46,7 @@ struct siege {
 	struct bridge b, twin;       /* twin: nobody attacks it */
 	struct program *programs[2]; /* the second: NULL if there is but one */
 	int client, upstream, twin_client, twin_upstream;
-	unsigned descriptors[2], threads[2];
+	unsigned long descriptors[2], threads[2];
 };
 
 static struct strict_trips attacked, unharmed;

@@ -186,7 +186,8 @@ test_descriptors_run_out(void **state)
 	 * log, turns clients away who could wait, or never recovers. */
 	struct bridge b =
 	    start_limited(VSOCK_TO_IP_TRANSPARENT, RLIMIT_NOFILE, 20, 20);
-	unsigned before = program_wait_descriptors(b.first, IDLE_DESCRIPTORS);
+	unsigned long before =
+	    program_wait_descriptors(b.first, IDLE_DESCRIPTORS);
 	uint64_t begin = harness_now_ms();
 	int clients[20];
 	unsigned i;
@@ -442,7 +443,7 @@ test_no_leaks(void **state)
 	/* Broken: some kind of connection leaves descriptors or threads behind,
 	 * and after a day nothing works. */
 	struct bridge b = {.route = route_of(state), .no_upstream = true};
-	unsigned descriptors;
+	unsigned long descriptors;
 
 	bridge_open(&b);
 	assert_int_equal(program_wait_threads(b.first, 1), 1);

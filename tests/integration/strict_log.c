@@ -344,8 +344,8 @@ end_one(const struct bridge *b)
 static void
 test_health_check(void **state)
 {
-	/* Broken: a client that connects and resets, as health checks do, or
-	 * leaves later, is a warning; or an upstream that does so is none. */
+	/* Broken: a client that connects and resets, as health checks do, is a
+	 * warning; or an upstream that does so is none. */
 	struct bridge b = strict_bridge(IP_TO_VSOCK, NULL);
 	struct bridge back = strict_bridge(VSOCK_TO_IP, NULL);
 	int client, upstream;

@@ -334,7 +334,8 @@ test_noise(void **state)
 	/* Broken: whoever speaks another protocol to the listener does harm. */
 	struct bridge b = strict_bridge(
 	    VSOCK_TO_IP_TRANSPARENT, ARGS("--connect-timeout", "1"));
-	unsigned before = program_wait_descriptors(b.first, IDLE_DESCRIPTORS);
+	unsigned long before =
+	    program_wait_descriptors(b.first, IDLE_DESCRIPTORS);
 	uint8_t bytes[40];
 
 	(void)state;
