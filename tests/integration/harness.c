@@ -6,6 +6,9 @@
 #include "harness.h"
 
 #include <dirent.h>
+#ifdef __GLIBC__
+#include <execinfo.h>
+#endif
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +19,9 @@
 
 #define NAP_NS 2000000
 #define DESCRIPTORS_MAX 65536
+/* For what a test that hangs has to show. */
+#define SHOW_SECONDS 10
+#define CALLS_MAX 32
 
 struct text {
 	struct text *next;
@@ -121,26 +127,39 @@ dispose(int fd)
 		close(fd);
 }
 
+/* Much here isn't for a signal handler. If it hangs itself, a second alarm ends
+ * it, without the rest of what it prints. */
 static void
 give_up(int number)
 {
 	static const char message[] =
 	    "\nThe test has exceeded its time; the suite ends here.\n";
 
+	void *calls[CALLS_MAX];
+
 	(void)number;
+	alarm(SHOW_SECONDS);
 	if (write(STDERR_FILENO, message, sizeof(message) - 1) == -1)
 		_exit(2);
+#ifdef __GLIBC__ /* addr2line(1) tells the lines */
+	backtrace_symbols_fd(calls, backtrace(calls, CALLS_MAX), STDERR_FILENO);
+#endif
+	program_show_all();
 	_exit(1); /* and with us, by PR_SET_PDEATHSIG, all programs */
 }
 
 int
 harness_setup(void **state)
 {
+	/* The second one has the default action: it ends us. */
+	const struct sigaction hopeless = {.sa_handler = give_up,
+	    .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
+
 	(void)state;
 	tests++;
 	memset(open_before, 0, sizeof(open_before));
 	for_each_descriptor(note);
-	signal(SIGALRM, give_up);
+	sigaction(SIGALRM, &hopeless, NULL);
 	alarm(TEST_LIMIT_SECONDS);
 	return 0;
 }

@@ -317,6 +317,65 @@ is_faulty(struct program *p)
 	return faulty;
 }
 
+/* Prints a file of /proc, if it can be read; empty files as an empty line. */
+static void
+show_file(const char *path)
+{
+	char text[4096];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd == -1)
+		return;
+	fprintf(stderr, "%s: ", path);
+	while ((n = read(fd, text, sizeof(text))) > 0)
+		(void)fwrite(text, 1, (size_t)n, stderr);
+	fprintf(stderr, "\n");
+	close(fd);
+}
+
+/* Prints for what each thread of a process waits. */
+static void
+show_threads(pid_t pid)
+{
+	static const char *const files[] = {"wchan", "syscall", "stack"};
+	char path[512];
+	DIR *folder;
+	struct dirent *entry;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	folder = opendir(path);
+	while (folder != NULL && (entry = readdir(folder)) != NULL)
+		for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+			snprintf(path, sizeof(path), "/proc/%d/task/%s/%s",
+			    (int)pid, entry->d_name, files[i]);
+			if (entry->d_name[0] != '.')
+				show_file(path);
+		}
+	if (folder != NULL)
+		closedir(folder);
+}
+
+void
+program_show_all(void)
+{
+	char path[64];
+
+	fprintf(stderr, "threads of the suite:\n");
+	show_threads(getpid());
+	for (size_t i = 0; i < program_count; i++) {
+		struct program *p = programs[i];
+
+		if (!program_runs(p))
+			continue;
+		fprintf(stderr, "%s (%d) has printed:\n%s%sits threads:\n",
+		    p->name, (int)p->pid, program_out(p), program_err(p));
+		show_threads(p->pid);
+		snprintf(path, sizeof(path), "/proc/%d/net/tcp", (int)p->pid);
+		show_file(path);
+	}
+}
+
 void
 program_stop_all(void)
 {

@@ -94,6 +94,10 @@ int program_wait_end(struct program *p);
 /* Sends SIGTERM, after DEADLINE_MS SIGKILL; waits; returns as above. */
 int program_stop(struct program *p);
 
+/* Prints what each that still runs has printed, where its threads and ours
+ * wait, and the queues of its TCP sockets: of a test that hangs. */
+void program_show_all(void);
+
 /* Kills and forgets all. Faults are printed and counted. For the teardown. */
 void program_stop_all(void);
 
