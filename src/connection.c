@@ -233,10 +233,13 @@ connection_end_idle(uint64_t ms)
 	pthread_mutex_unlock(&lock);
 }
 
-void
-connection_report(const char *message, bool is_end)
+const char *
+connection_report(enum connection_report why)
 {
+	static char numbers[160];
+	static uint64_t before; /* the sum of all that only grows */
 	uint64_t now = clock_ms(), oldest = now, all_up, all_down;
+	uint64_t all_ended = 0, sum;
 	unsigned alive = 0;
 	char words[320] = "";
 	size_t length = 0;
@@ -249,24 +252,36 @@ connection_report(const char *message, bool is_end)
 		all_down += c->relay.down;
 		oldest = c->accepted; /* the last is the first */
 		alive++;
-		if (is_end) {
+		if (why == REPORT_END) {
 			c->end = END_STOPPED;
 			ended[END_STOPPED]++;
 			log_connection(c);
 		}
 	}
 	/* Let others finish their lines; a log that nobody reads may wait. */
-	for (int i = 0; is_end && count > alive && i < 100; i++)
+	for (int i = 0; why == REPORT_END && count > alive && i < 100; i++)
 		(void)poll(NULL, 0, 10);
-	for (unsigned i = 0; i < ENDS; i++)
+	for (unsigned i = 0; i < ENDS; i++) {
+		all_ended += ended[i];
 		length +=
 		    (size_t)snprintf(words + length, sizeof(words) - length,
 			" %s=%" PRIu64, end_words[i], ended[i]);
-	if (!is_end) /* a log that nobody reads may wait; accepted is ours */
+	}
+	(void)snprintf(numbers, sizeof(numbers),
+	    "%u active, %" PRIu64 " accepted, %" PRIu64 " failed, %" PRIu64
+	    " bytes up, %" PRIu64 " down",
+	    alive, accepted, all_ended - ended[RELAY_EOF], all_up, all_down);
+	if (why != REPORT_END) /* as above; accepted is the main thread's */
 		pthread_mutex_unlock(&lock);
-	log_line(is_end ? LEVEL_INFO : LEVEL_ANY,
+	sum = accepted + all_ended + all_up + all_down;
+	if (why == REPORT_CHANGE && sum == before)
+		return NULL;
+	before = sum;
+	log_line(why == REPORT_END ? LEVEL_INFO : LEVEL_ANY,
 	    "msg=%s accepted=%" PRIu64 " active=%u%s up=%" PRIu64
 	    " down=%" PRIu64 " longest-ms=%" PRIu64,
-	    message, accepted, is_end ? 0 : alive, words, all_up, all_down,
+	    why == REPORT_END ? "stopped" : "counters", accepted,
+	    why == REPORT_END ? 0 : alive, words, all_up, all_down,
 	    now - oldest);
+	return numbers;
 }

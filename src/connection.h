@@ -62,6 +62,13 @@ int connection_start(struct connection *c, int fd, const struct address *peer);
 /* Ends connections on which no byte has moved for so long. Call it often. */
 void connection_end_idle(uint64_t ms);
 
-/* Logs what all connections add up to. If the process is going to end now,
- * which resets those alive: logs these as well. No call may follow then. */
-void connection_report(const char *message, bool is_end);
+enum connection_report {
+	REPORT_ASKED,  /* a line in any case */
+	REPORT_CHANGE, /* only if the numbers aren't those of the last line */
+	REPORT_END,    /* the process is going to end now, which resets those
+			  alive: logs these as well. No call may follow */
+};
+
+/* Logs what all connections add up to. Returns the same, short, for people to
+ * read, until the next call; NULL: nothing was to be logged. */
+const char *connection_report(enum connection_report why);

@@ -50,6 +50,9 @@ static const struct option common_table[] = {
     {OPTION_SETTING("max-connections", "N", max_connections, 1, 1000000,
 	"serve at most so many at once, others wait "
 	"[default: what the process's limits allow]")},
+    {OPTION_SETTING("stats-interval", "SECONDS", stats_interval, 0, 1000000,
+	"log counters at this interval, if they have changed, 0: never "
+	"[default: 0]")},
     {OPTION_WORD, 0, "log-level", "LEVEL", "log " LEVELS " [default: info]",
 	&log_threshold, LEVELS, .words = log_levels},
     {OPTION_WORD, 0, "copy", "MODE", "move bytes by " MODES " [default: auto]",

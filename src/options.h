@@ -16,6 +16,7 @@ struct settings {
 	bool upstream_has_port; /* OPTION_UPSTREAM_CID: a port was given */
 	unsigned connect_timeout, preamble_timeout, grace;
 	unsigned idle_timeout;    /* 0: none */
+	unsigned stats_interval;  /* likewise */
 	unsigned max_connections; /* 0: what the limits allow */
 	unsigned copy;            /* enum copy_mode */
 	unsigned vsock_chunk;     /* most bytes handed to vsock in one call */

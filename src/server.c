@@ -47,7 +47,7 @@ complain(enum log_level level, const char *reason)
 _Noreturn static void
 finish(int status)
 {
-	connection_report("stopped", true);
+	(void)connection_report(REPORT_END);
 	_exit(status); /* exit() would run what other threads may be in */
 }
 
@@ -94,6 +94,19 @@ accept_client(void)
 	}
 }
 
+/* To the log, and the service manager. */
+static void
+report(enum connection_report why)
+{
+	const char *numbers = connection_report(why);
+	char state[192];
+
+	if (numbers == NULL || listener == -1)
+		return;
+	(void)snprintf(state, sizeof(state), "STATUS=Serving: %s", numbers);
+	service_notify(state, false);
+}
+
 static void
 handle_signal(void)
 {
@@ -102,7 +115,7 @@ handle_signal(void)
 	if (read(signals, &info, sizeof(info)) != sizeof(info))
 		return;
 	if (info.ssi_signo == SIGUSR1) {
-		connection_report("counters", false);
+		report(REPORT_ASKED);
 		return;
 	}
 	if (listener == -1) /* the second one */
@@ -112,14 +125,17 @@ handle_signal(void)
 	deadline = clock_ms() + (uint64_t)settings.grace * 1000;
 	log_line(LEVEL_INFO, "msg=stopping active=%u grace=%u",
 	    connection_count(1), settings.grace);
-	service_notify("STOPPING=1\nSTATUS=Waiting for connections to finish");
+	service_notify(
+	    "STOPPING=1\nSTATUS=Waiting for connections to finish", true);
 }
 
 _Noreturn static void
 serve(void)
 {
 	uint64_t idle_ms = (uint64_t)settings.idle_timeout * 1000;
+	uint64_t stats_ms = (uint64_t)settings.stats_interval * 1000;
 	uint64_t now, wait, resume, next_check = 0;
+	uint64_t next_stats = clock_ms() + stats_ms;
 
 	for (;;) {
 		/* If poll(2) fails: none of the three waits. */
@@ -132,7 +148,15 @@ serve(void)
 			connection_end_idle(idle_ms);
 			next_check = now + IDLE_CHECK_MS;
 		}
+		if (stats_ms != 0 && now >= next_stats) {
+			report(REPORT_CHANGE);
+			/* Without drift, and without what was missed. */
+			next_stats =
+			    now + stats_ms - (now - next_stats) % stats_ms;
+		}
 		wait = idle_ms != 0 ? next_check - now : INT_MAX;
+		if (stats_ms != 0 && next_stats - now < wait)
+			wait = next_stats - now;
 		if (listener == -1) {
 			if (connection_count(1) == 0 || now >= deadline)
 				finish(0);
@@ -270,6 +294,6 @@ server_run(dial_function *dial)
 	    "limited-by=%s allow-client=%u allow-target=%u deny-target=%u",
 	    text, upstream, copy_words[settings.copy], most, limit,
 	    rules[ALLOW_CLIENT], rules[ALLOW_TARGET], rules[DENY_TARGET]);
-	service_notify("READY=1\nSTATUS=Serving");
+	service_notify("READY=1\nSTATUS=Serving", true);
 	serve();
 }

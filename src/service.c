@@ -34,9 +34,9 @@ service_open(void)
 }
 
 void
-service_notify(const char *state)
+service_notify(const char *state, bool waits)
 {
-	(void)send(manager, state, strlen(state), 0);
+	(void)send(manager, state, strlen(state), waits ? 0 : MSG_DONTWAIT);
 }
 
 const char *

@@ -20,6 +20,9 @@
 
 #define RESTARTS 2
 #define WAVE 6
+#define SAMPLE 3
+/* Longer than two of the intervals in which a test wants no news. */
+#define STILL_MS 2200
 
 /* A manager's socket. path: '@' in front makes it abstract. Sets the variable
  * that tells a program where it is. */
@@ -109,20 +112,89 @@ test_notify(void **state)
 static void
 test_notify_hangs(void **state)
 {
-	/* Broken: a manager that hangs makes the program hang, too. */
+	/* Broken: a manager that hangs makes the program hang, too, or for a
+	 * second at each time that there are counters for it. */
 	char *env[] = {NULL, NULL};
 	int manager = listen_for_news("@tcp-proxy-test-hangs", &env[0]);
 	unsigned junk = fill_queue(manager);
 	uint16_t port = network_tcp_port();
 	struct program *p = start_managed(port, env);
 
+	uint64_t begin;
+
 	(void)state;
 	program_wait_tcp(p, port);
 	close(network_tcp_connect(HOST, "127.0.0.1", port));
 	program_wait_connection(p, 1);
+	begin = harness_now_ms();
+	for (unsigned i = 1; i <= PATIENCE * 20; i++) {
+		assert_int_equal(kill(p->pid, SIGUSR1), 0);
+		program_wait_log(p, " msg=counters ", i);
+	}
+	assert_in_range(harness_now_ms() - begin, 0, DEADLINE_MS);
 	assert_int_equal(program_stop(p), 0);
 	while (junk-- > 0)
 		expect_news(manager, "junk");
+	assert_false(traffic_readable(manager, 0));
+}
+
+/* The next news must be of counters that are in the next line of them, too, and
+ * both must have this. Returns the line. */
+static const char *
+expect_counters(struct program *p, int manager, unsigned nth, uint64_t active,
+    uint64_t accepted, uint64_t failed, uint64_t up, uint64_t down)
+{
+	const char *line = program_wait_log(p, " msg=counters ", nth);
+
+	assert_int_equal(program_log_number(line, "active"), active);
+	assert_int_equal(program_log_number(line, "accepted"), accepted);
+	assert_int_equal(program_log_number(line, "up"), up);
+	assert_int_equal(program_log_number(line, "down"), down);
+	expect_news(manager,
+	    harness_text("STATUS=Serving: %u active, %u accepted, %u failed, "
+			 "%u bytes up, %u down",
+		(unsigned)active, (unsigned)accepted, (unsigned)failed,
+		(unsigned)up, (unsigned)down));
+	return line;
+}
+
+static void
+test_notify_counters(void **state)
+{
+	/* Broken: with --stats-interval neither the log nor the manager tells
+	 * what goes on; counters come too soon, when nothing has changed, or
+	 * not for those who want no more than errors in the log. */
+	char *env[] = {NULL, NULL};
+	int manager = listen_for_news("@tcp-proxy-test-counters", &env[0]);
+	struct bridge b = {.route = IP_TO_VSOCK,
+	    .env = env,
+	    .extra = ARGS("--stats-interval", "1", "--log-level", "error")};
+	uint64_t begin = harness_now_ms();
+	int client, upstream;
+
+	(void)state;
+	bridge_open(&b);
+	strict_guard_log(b.first);
+	expect_news(manager, "READY=1\nSTATUS=Serving");
+	assert_false(traffic_readable(manager, STILL_MS));
+	bridge_pair(&b, &client, &upstream);
+	(void)expect_counters(b.first, manager, 1, 1, 1, 0, 0, 0);
+	for (unsigned i = 1; i <= SAMPLE; i++) {
+		traffic_send(client, "12345", 5);
+		traffic_expect(upstream, "12345", 5);
+		(void)expect_counters(
+		    b.first, manager, 1 + i, 1, 1, 0, (uint64_t)5 * i, 0);
+	}
+	assert_true(harness_now_ms() - begin >= (1 + SAMPLE) * 1000);
+	assert_false(traffic_readable(manager, STILL_MS));
+	assert_int_equal(
+	    program_count_log(b.first, " msg=counters "), 1 + SAMPLE);
+	traffic_reset(client);
+	(void)expect_counters(
+	    b.first, manager, 2 + SAMPLE, 0, 1, 1, (uint64_t)5 * SAMPLE, 0);
+	assert_int_equal(program_stop(b.first), 0);
+	expect_news(
+	    manager, "STOPPING=1\nSTATUS=Waiting for connections to finish");
 	assert_false(traffic_readable(manager, 0));
 }
 
@@ -509,6 +581,7 @@ strict_service_run(void)
 	    TEST_WITH(test_notify, "path", path),
 	    TEST_WITH(test_notify, "abstract", name),
 	    TEST(test_notify_hangs),
+	    TEST(test_notify_counters),
 	    TEST(test_notify_failure),
 	    TEST(test_passed),
 	    TEST(test_passed_with_clients),

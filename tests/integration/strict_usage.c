@@ -114,6 +114,7 @@ struct flag {
 	    {0, "idle-timeout", " <SECONDS>", TIME, false},     \
 	    {0, "tcp-user-timeout", " <SECONDS>", TIME, false}, \
 	    {0, "grace", " <SECONDS>", TIME, false},            \
+	    {0, "stats-interval", " <SECONDS>", TIME, false},   \
 	    {0, "max-connections", " <N>", NUMBER, false},      \
 	    {0, "log-level", " <LEVEL>", LEVEL, false},         \
 	    {0, "copy", " <MODE>", MODE, false},                \

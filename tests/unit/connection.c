@@ -419,7 +419,7 @@ number_in(const char *line, const char *name)
 static const char *
 report(void)
 {
-	connection_report("counters", false);
+	connection_report(REPORT_ASKED);
 	return assert_logs(LEVEL_ANY, "msg=counters accepted=");
 }
 
@@ -1460,11 +1460,72 @@ test_leaves_the_list_first(void **state)
 	assert_logs(LEVEL_INFO, "msg=closed ");
 }
 
+/* Whether a report of changes has something to report; and if so, expects the
+ * same in the log. */
+static bool
+has_changed(void)
+{
+	const char *numbers = connection_report(REPORT_CHANGE), *line;
+	char expected[256];
+
+	if (numbers == NULL)
+		return false;
+	line = assert_logs(LEVEL_ANY, "msg=counters ");
+	(void)snprintf(expected, sizeof(expected),
+	    "%u active, %u accepted, %u failed, %u bytes up, %u down",
+	    (unsigned)number_in(line, "active"),
+	    (unsigned)number_in(line, "accepted"),
+	    (unsigned)(number_in(line, "accepted") - number_in(line, "active") -
+		       number_in(line, "eof")),
+	    (unsigned)number_in(line, "up"), (unsigned)number_in(line, "down"));
+	assert_string_equal(numbers, expected);
+	return true;
+}
+
+static void
+test_report_of_changes(void **state)
+{
+	/* Fails if a log fills with what it has said already, or if something
+	 * that changes, and be it one byte, goes unsaid. */
+	struct ends ends;
+
+	(void)state;
+	(void)connection_report(REPORT_ASKED);
+	record.next = lines_logged();
+	assert_false(has_changed());
+	assert_false(has_changed());
+	ends = start();
+	assert_logs(LEVEL_DEBUG, "msg=connected ");
+	assert_true(has_changed()); /* accepted */
+	assert_false(has_changed());
+	assert_passes(ends.client, ends.upstream, "1");
+	AWAIT(has_changed()); /* up */
+	assert_false(has_changed());
+	assert_passes(ends.upstream, ends.client, "1");
+	AWAIT(has_changed()); /* down */
+	assert_false(has_changed());
+	end(ends);
+	AWAIT(connection_count(limit) == 0);
+	assert_logs(LEVEL_INFO, "msg=closed ");
+	assert_true(has_changed()); /* ended */
+	assert_false(has_changed());
+	dialling.fails = true;
+	end(start_client(0));
+	AWAIT(connection_count(limit) == 0);
+	assert_logs(LEVEL_WARN, "msg=failed ");
+	assert_true(has_changed());
+	assert_true(
+	    connection_report(REPORT_ASKED) != NULL); /* says it again */
+	assert_logs(LEVEL_ANY, "msg=counters ");
+	assert_false(has_changed());
+	assert_logged_all();
+}
+
 static void
 report_counters(void *argument)
 {
 	(void)argument;
-	connection_report("counters", false);
+	connection_report(REPORT_ASKED);
 }
 
 static void
@@ -1740,7 +1801,7 @@ be_child(int commands)
 		case 's': record.blocked = " end=stopped"; break;
 		case 'S': record.blocked = "msg=stopped "; break;
 		case 'u': record.unlocks = true; break;
-		case 'r': connection_report("counters", false); break;
+		case 'r': connection_report(REPORT_ASKED); break;
 		case 'w':
 			while (connection_count(limit) > 0)
 				pause_ms(1);
@@ -1748,7 +1809,7 @@ be_child(int commands)
 		case 'x':
 		case 'X':
 			record.ends = true;
-			connection_report("stopped", true);
+			connection_report(REPORT_END);
 			exit(command == 'X' && calls.sleeps > 0);
 		default:
 			(void)getpeername(fd, &peer.any, &peer.length);
@@ -2093,6 +2154,7 @@ main(void)
 	    TEST(test_counted_until_logged),
 	    TEST(test_leaves_the_list_first),
 	    TEST(test_report_holds_up_nobody),
+	    TEST(test_report_of_changes),
 	    TEST(test_idle),
 	    TEST(test_idle_refused),
 	    TEST(test_idle_not_at_once),

@@ -270,6 +270,7 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.grace, 8);
 	assert_int_equal(parsed->settings.idle_timeout, 0);
 	assert_int_equal(parsed->settings.user_timeout, 0);
+	assert_int_equal(parsed->settings.stats_interval, 0);
 	assert_int_equal(parsed->settings.paired, 0);
 	assert_false(parsed->settings.listener_passed);
 }
@@ -301,11 +302,11 @@ test_times(void **state)
 {
 	/* Fails if one limit of time is taken for another, can't be switched
 	 * off, or has other bounds than it says. */
-	static char *const names[] = {
-	    "--grace", "--idle-timeout", "--tcp-user-timeout"};
+	static char *const names[] = {"--grace", "--idle-timeout",
+	    "--tcp-user-timeout", "--stats-interval"};
 	static char *const texts[] = {"0", "7", "1000000"};
 	static const unsigned numbers[] = {0, 7, 1000000};
-	static const unsigned defaults[] = {8, 0, 0};
+	static const unsigned defaults[] = {8, 0, 0, 0};
 
 	(void)state;
 	for (size_t i = 0; i < LENGTH(names) * LENGTH(texts); i++) {
@@ -320,6 +321,7 @@ test_times(void **state)
 		assert_int_equal(s->grace, expected[0]);
 		assert_int_equal(s->idle_timeout, expected[1]);
 		assert_int_equal(s->user_timeout, expected[2]);
+		assert_int_equal(s->stats_interval, expected[3]);
 		assert_int_equal(s->connect_timeout, 10);
 		assert_int_equal(s->preamble_timeout, 10);
 	}
@@ -487,6 +489,8 @@ test_bad_times(void **state)
 	    BAD_TIME("--grace", "10s"),
 	    BAD_TIME("--tcp-user-timeout", "1000001"),
 	    BAD_TIME("--tcp-user-timeout", "0.5"),
+	    BAD_TIME("--stats-interval", "1000001"),
+	    BAD_TIME("--stats-interval", "-1"),
 	};
 
 	(void)state;
@@ -505,6 +509,7 @@ test_bounds(void **state)
 	    {"--idle-timeout", "<SECONDS>", 0, 1000000},
 	    {"--tcp-user-timeout", "<SECONDS>", 0, 1000000},
 	    {"--grace", "<SECONDS>", 0, 1000000},
+	    {"--stats-interval", "<SECONDS>", 0, 1000000},
 	    {"--max-connections", "<N>", 1, 1000000},
 	    {"--vsock-chunk", "<BYTES>", 4096, 1048576},
 	    {"--vsock-buffer", "<BYTES>", 262144, 1073741824},

@@ -1471,6 +1471,32 @@ test_idle_looked_for_in_time(void **state)
 }
 
 static void
+test_stats_in_time(void **state)
+{
+	/* Fails if counters come at other times than --stats-interval says: if
+	 * the times drift, if one that was missed is made up for, or if they
+	 * come although nothing has changed. */
+	(void)state;
+	settings.stats_interval = 3;
+	shared->false_clock = true;
+	serve(dial);
+	AWAIT(shared->last_wait == 3000);
+	assert_serves(1);
+	shared->clock_ms += 2900;
+	send_signal(SIGUSR1);
+	assert_contains(assert_logs(" msg=counters "), " accepted=1 ");
+	AWAIT(shared->last_wait == 100);
+	shared->waits_left = 1; /* nothing has changed since */
+	AWAIT(shared->last_wait == 3000);
+	assert_serves(2);
+	AWAIT(shared->last_wait == 3000);
+	shared->clock_ms += 7000; /* two are due */
+	assert_contains(assert_logs(" msg=counters "), " accepted=2 ");
+	AWAIT(shared->last_wait == 2000);
+	stop_server();
+}
+
+static void
 test_idle_looked_for_while_full(void **state)
 {
 	/* Fails if a proxy that is full looks for idle connections, whose end
@@ -1957,6 +1983,7 @@ main(void)
 	    TEST(test_full_and_cannot_wait),
 	    TEST(test_rests),
 	    TEST(test_idle_looked_for_in_time),
+	    TEST(test_stats_in_time),
 	    TEST(test_idle_looked_for_while_full),
 	    TEST(test_idle),
 	    TEST(test_signals),

@@ -108,11 +108,11 @@ test_path(void **state)
 		manager = bind_manager(&name, lengths[i]);
 		assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
 		open_service();
-		service_notify("READY=1\nSTATUS=Serving");
+		service_notify("READY=1\nSTATUS=Serving", true);
 		assert_told(manager, "READY=1\nSTATUS=Serving");
 		/* As when files are out of reach. */
 		assert_int_equal(unlink(path), 0);
-		service_notify("STOPPING=1");
+		service_notify("STOPPING=1", true);
 		assert_told(manager, "STOPPING=1");
 		close(manager);
 	}
@@ -137,7 +137,7 @@ test_abstract_name(void **state)
 	other = bind_manager(&name, length + 1);
 	assert_int_equal(setenv("NOTIFY_SOCKET", text, 1), 0);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	assert_told(manager, "READY=1");
 	assert_not_told(other);
 	close(other);
@@ -156,32 +156,32 @@ test_nobody_to_tell(void **state)
 
 	(void)state;
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	assert_int_equal(setenv("NOTIFY_SOCKET", "", 1), 0);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	assert_int_equal(setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1), 0);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	assert_int_equal(setenv("NOTIFY_SOCKET", "@", 1), 0);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	/* Neither family nor form is one of a manager here. */
 	assert_int_equal(setenv("NOTIFY_SOCKET", "vsock:2:1234", 1), 0);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	/* One that was there, and one whose socket is gone, too. */
 	memcpy(name.sun_path, path, strlen(path));
 	manager = bind_manager(&name, strlen(path));
 	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
 	open_service();
 	close(manager);
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	assert_int_equal(unlink(path), 0);
 	open_service();
-	service_notify("READY=1");
+	service_notify("READY=1", true);
 	assert_int_equal(other_descriptors(), before);
 }
 
@@ -201,7 +201,7 @@ test_path_too_long(void **state)
 		path = path_of(sizeof(name.sun_path) + more);
 		assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
 		open_service();
-		service_notify("READY=1");
+		service_notify("READY=1", true);
 		assert_not_told(manager);
 	}
 	close(manager);
@@ -214,7 +214,7 @@ static void
 tell(void *argument)
 {
 	teller = gettid();
-	service_notify(argument);
+	service_notify(argument, true);
 }
 
 /* Whether that thread sleeps. */
@@ -291,6 +291,35 @@ test_busy_manager(void **state)
 	assert_int_equal(unlink(path), 0);
 }
 
+static void
+test_unimportant_word(void **state)
+{
+	/* Fails if nobody is served while a manager that hangs could be told
+	 * what it needn't know. */
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	const char *path = path_of(50);
+	int manager, junk;
+	long begin;
+
+	(void)state;
+	memcpy(name.sun_path, path, 50);
+	manager = bind_manager(&name, 50);
+	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+	open_service();
+	service_notify("STATUS=1", false);
+	assert_told(manager, "STATUS=1");
+	junk = fill_queue(&name, 50);
+	begin = now_ms();
+	for (int i = 0; i < 10; i++) /* at a second each it would be 10 */
+		service_notify("STATUS=2", false);
+	assert_in_range(now_ms() - begin, 0, 5000);
+	for (; junk > 0; junk--)
+		assert_int_equal(recv(manager, &(char){0}, 1, 0), 1);
+	assert_not_told(manager);
+	close(manager);
+	assert_int_equal(unlink(path), 0);
+}
+
 /* Sets, or with NULL unsets, what a manager sets. */
 static void
 pass(const char *pid, const char *fds)
@@ -345,6 +374,7 @@ main(void)
 	    TEST(test_nobody_to_tell),
 	    TEST(test_path_too_long),
 	    TEST(test_busy_manager),
+	    TEST(test_unimportant_word),
 	    TEST(test_listeners),
 	};
 	int failed;
