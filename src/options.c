@@ -49,7 +49,7 @@ static const struct option common_table[] = {
 	"let connections finish for so long after SIGTERM [default: 8]")},
     {OPTION_SETTING("max-connections", "N", max_connections, 1, 1000000,
 	"serve at most so many at once, others wait "
-	"[default: what the process's limits allow]")},
+	"[default: what the limits allow]")},
     {OPTION_SETTING("stats-interval", "SECONDS", stats_interval, 0, 1000000,
 	"log counters at this interval, if they have changed, 0: never "
 	"[default: 0]")},

@@ -63,9 +63,9 @@ struct option {
 };
 
 /* The fields of the row of a number among the settings. */
-#define OPTION_SETTING(name, metavar, field, least, most, help) \
-	OPTION_NUMBER, 0, name, metavar, help, &settings.field, \
-	    "a whole number of " #least " to " #most, least, most, NULL
+#define OPTION_SETTING(name, metavar, field, lo, hi, help)             \
+	OPTION_NUMBER, 0, name, metavar, help " [" #lo " to " #hi "]", \
+	    &settings.field, "a whole number of " #lo " to " #hi, lo, hi, NULL
 
 /* Parses the command line against a program's own table, whose first row is the
  * listener's, and the last one's name NULL, and the common options. Ends the
