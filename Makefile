@@ -400,7 +400,7 @@ lint:
 demo:
 	@tools/setup build check vsock
 	@$(MAKE_QUIETLY) all $(O)/tests/loopback
-	@$(RUN) --timeout 300 --add tools/demo -- tools/demo $(O)
+	@$(RUN) --timeout 300 --add tools/demo --add README.md -- tools/demo $(O)
 
 .PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
 	check-integration check-model check-musl check-nix check-reproducible check-unit \
