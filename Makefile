@@ -83,6 +83,14 @@ PROGRAM_FILES = $(PROGRAMS:%=$(O)/%)
 MODULE_OBJECTS = $(MODULES:%=$(O)/%.o)
 
 all: $(PROGRAM_FILES)
+ifneq ($(STATIC),)
+	@for program in $^; do \
+		case "$$($(READELF) -l $$program)" in *INTERP* | '') \
+			echo "$$program is not static: it has an interpreter. If" \
+			"it was built without STATIC=1: make clean" >&2; exit 1 ;; \
+		esac; \
+	done
+endif
 
 $(O)/%.o: src/%.c VERSION Makefile
 	@mkdir -p $(@D)
@@ -97,14 +105,9 @@ $(O)/libproxy.a: $(MODULE_OBJECTS)
 
 $(PROGRAM_FILES): $(O)/%: $(O)/%.o $(O)/libproxy.a
 	$(CC) -o $@ $^ $(ALL_LDFLAGS)
-ifneq ($(STATIC),)
-	@case "$$($(READELF) -l $@)" in *INTERP* | '') \
-		echo "$@ is not static: it has an interpreter" >&2; exit 1 ;; \
-	esac
-endif
 
 UNITS = $(DESTDIR)$(SYSTEMDUNITDIR)
-install: $(PROGRAM_FILES)
+install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man7 \
 		$(DESTDIR)$(MANDIR)/man8
 	install -m 755 $(PROGRAM_FILES) $(DESTDIR)$(BINDIR)
