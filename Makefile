@@ -78,7 +78,7 @@ ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(SANITIZE_FLAGS) $(CFLAGS) \
 PROGRAMS = ip-to-vsock vsock-to-ip ip-to-vsock-transparent \
 	vsock-to-ip-transparent port-to-vsock-transparent
 MODULES = access address capacity confine connection copy log options preamble \
-	relay server service stream
+	proxy_header relay server service stream
 PROGRAM_FILES = $(PROGRAMS:%=$(O)/%)
 MODULE_OBJECTS = $(MODULES:%=$(O)/%.o)
 
@@ -156,6 +156,7 @@ NEEDS_copy = copy
 NEEDS_log = log
 NEEDS_options = options access address log service
 NEEDS_preamble = preamble stream address
+NEEDS_proxy_header = proxy_header address
 NEEDS_relay = relay copy stream address
 NEEDS_server = server capacity connection options service access relay copy \
 	stream address log
@@ -165,20 +166,20 @@ WRAPS_capacity = open prlimit
 WRAPS_confine = close log_line prctl prlimit syscall
 WRAPS_connection = clock_gettime close connect free log_line malloc poll \
 	pthread_create pthread_mutex_unlock relay_run stream_complete \
-	stream_connect stream_original_destination
+	stream_connect stream_gone stream_original_destination stream_send
 WRAPS_copy = close fcntl mmap munmap pipe2 poll recv send setsockopt splice
 WRAPS_log = clock_gettime poll write
-WRAPS_preamble = clock_gettime poll recv send
+WRAPS_preamble = clock_gettime poll recv
 WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
 	shutdown splice stream_delivered stream_error stream_gone
 WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
 	eventfd getaddrinfo malloc open poll pthread_create signalfd stream_listen \
 	stream_prepare
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
-	getsockopt ioctl listen poll recv setsockopt shutdown socket
+	getsockopt ioctl listen poll recv send setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \
 	strict strict_access strict_chain strict_confine strict_dial strict_end \
-	strict_hostile strict_limits strict_listen strict_load strict_log \
+	strict_header strict_hostile strict_limits strict_listen strict_load strict_log \
 	strict_service strict_stop strict_target strict_usage traffic web
 FUZZ = access address options preamble
 FUZZ_FILES = $(FUZZ:%=$(O)/tests/fuzz/%)

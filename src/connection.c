@@ -61,12 +61,22 @@ connection_target(struct connection *c, struct address *target)
 }
 
 int
-connection_connect(struct connection *c, const struct address *upstream)
+connection_connect(struct connection *c, const struct address *upstream,
+    const uint8_t *first, size_t size)
 {
 	int fd = stream_connect(upstream, settings.connect_timeout * 1000);
 
-	if (fd == -1)
+	if (fd == -1) {
 		c->reason = stream_reason(upstream->any.sa_family, errno);
+	} else if (size != 0 && stream_send(fd, first, size) == -1) {
+		c->reason = stream_reason(AF_UNSPEC, errno);
+		/* It gave up, but what it had said is still to be relayed. */
+		c->relay.paired = stream_gone(fd);
+		if (!c->relay.paired) {
+			close(fd);
+			fd = -1;
+		}
+	}
 	address_format(upstream, c->upstream, sizeof(c->upstream));
 	return fd;
 }

@@ -15,7 +15,8 @@ enum {
 	ENDS,
 };
 
-/* A connection. A dial function reads relay.client and sets what is below. */
+/* A connection. A dial function reads peer and relay.client, and sets what is
+ * below. */
 struct connection {
 	struct connection *next, *previous; /* of those alive */
 	uint64_t number;
@@ -42,8 +43,11 @@ int connection_check(struct connection *c, const struct address *target);
 /* Likewise, of a redirected client's original destination: *target. */
 int connection_target(struct connection *c, struct address *target);
 
-/* For them, too: connects, and notes c->upstream. Returns as they do. */
-int connection_connect(struct connection *c, const struct address *upstream);
+/* For them, too: connects, notes c->upstream, and sends what comes before any
+ * byte of the client (size 0: nothing). Returns as they do; of an upstream that
+ * closed and didn't take it, still the socket: what it had said is relayed. */
+int connection_connect(struct connection *c, const struct address *upstream,
+    const uint8_t *first, size_t size);
 
 /* The rest is for the main thread, and not from signal handlers. */
 

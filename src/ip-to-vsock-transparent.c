@@ -4,8 +4,6 @@
 #include "preamble.h"
 #include "server.h"
 
-#include <unistd.h>
-
 static const struct option options[] = {
     {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR",
 	.help = "ip address of the listener side (e.g. 127.0.0.1:1200)"},
@@ -21,7 +19,6 @@ dial(struct connection *c)
 	uint8_t preamble[PREAMBLE_SIZE_IPV6];
 	struct address target;
 	size_t size;
-	int fd;
 
 	if (connection_target(c, &target) == -1)
 		return -1;
@@ -30,13 +27,7 @@ dial(struct connection *c)
 		c->reason = "a link-local target has no meaning elsewhere";
 		return -1;
 	}
-	fd = connection_connect(c, &settings.vsock);
-	if (fd != -1 &&
-	    (c->reason = preamble_send(fd, preamble, size)) != NULL) {
-		close(fd);
-		return -1;
-	}
-	return fd;
+	return connection_connect(c, &settings.vsock, preamble, size);
 }
 
 int

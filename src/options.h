@@ -22,6 +22,7 @@ struct settings {
 	unsigned vsock_chunk;     /* most bytes handed to vsock in one call */
 	unsigned vsock_buffer;    /* see stream.h */
 	unsigned user_timeout;    /* likewise */
+	unsigned send_proxy_v2;   /* a header first: see proxy_header.h */
 	/* The vsock peer is one of these programs, too: where it gives up, so
 	 * do we. A program that sets it before it parses has no such option. */
 	unsigned paired;
@@ -66,6 +67,13 @@ struct option {
 #define OPTION_SETTING(name, metavar, field, lo, hi, help)             \
 	OPTION_NUMBER, 0, name, metavar, help " [" #lo " to " #hi "]", \
 	    &settings.field, "a whole number of " #lo " to " #hi, lo, hi, NULL
+
+/* The row of more than one program, but not of all. */
+#define OPTION_SEND_PROXY_V2                                           \
+	OPTION_FLAG, 0, "send-proxy-v2", NULL,                         \
+	    "tell the upstream, which has to expect it, the client's " \
+	    "address first: PROXY protocol, version 2",                \
+	    .number = &settings.send_proxy_v2
 
 /* Parses the command line against a program's own table, whose first row is the
  * listener's, and the last one's name NULL, and the common options. Ends the

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Carries redirected TCP connections to a CID, to the port they were for. */
 #include "options.h"
+#include "proxy_header.h"
 #include "server.h"
 
 static const struct option options[] = {
@@ -9,18 +10,23 @@ static const struct option options[] = {
     {OPTION_UPSTREAM_CID, 'v', "vsock", "VSOCK",
 	.help =
 	    "CID of the upstream side; a port after it is ignored (e.g. 88)"},
+    {OPTION_SEND_PROXY_V2},
     {.name = NULL},
 };
 
 static int
 dial(struct connection *c)
 {
+	uint8_t header[PROXY_HEADER_SIZE_IPV6];
 	struct address target, upstream = settings.vsock;
+	size_t size = 0;
 
 	if (connection_target(c, &target) == -1)
 		return -1;
 	upstream.vm.svm_port = address_port(&target);
-	return connection_connect(c, &upstream);
+	if (settings.send_proxy_v2)
+		size = proxy_header_encode(&c->peer, &target, header);
+	return connection_connect(c, &upstream, header, size);
 }
 
 int

@@ -33,18 +33,6 @@ preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 }
 
 const char *
-preamble_send(int fd, const uint8_t *bytes, size_t size)
-{
-	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
-
-	if (sent == -1) /* EAGAIN: SO_SNDTIMEO */
-		return stream_reason(
-		    AF_UNSPEC, errno == EAGAIN ? ETIMEDOUT : errno);
-	/* The peer may have room for a part: at once, or in time. */
-	return sent == (ssize_t)size ? NULL : strerror(ENOBUFS);
-}
-
-const char *
 preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 {
 	struct pollfd readable = {.fd = fd, .events = POLLIN};

@@ -13,10 +13,6 @@
 size_t preamble_encode(
     const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6]);
 
-/* Sends a preamble in one piece on a connected socket: waits for room as long
- * as stream_connect() did at most. Returns NULL, or why not: static text. */
-const char *preamble_send(int fd, const uint8_t *bytes, size_t size);
-
 /* Reads a preamble and not one byte more, however it is cut, for at most
  * timeout_ms milliseconds in all. Returns NULL, or why there is no target:
  * static text. */

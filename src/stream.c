@@ -153,6 +153,18 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 }
 
 int
+stream_send(int fd, const uint8_t *bytes, size_t size)
+{
+	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
+
+	if (sent != -1) /* a part: at once, or in time */
+		errno = ENOBUFS;
+	else if (errno == EAGAIN) /* SO_SNDTIMEO */
+		errno = ETIMEDOUT;
+	return sent == (ssize_t)size ? 0 : -1;
+}
+
+int
 stream_open(const struct host_port *host_port, unsigned timeout_ms,
     struct address *address, const char **reason)
 {

@@ -30,6 +30,11 @@ void stream_prepare(int fd, int family);
  * when the time is over. */
 int stream_connect(const struct address *address, unsigned timeout_ms);
 
+/* Sends what comes before the data, in one piece: waits for room as long as
+ * stream_connect() did at most. Returns 0, or -1 with errno; ETIMEDOUT when the
+ * time is over, ENOBUFS: there was room for a part. */
+int stream_send(int fd, const uint8_t *bytes, size_t size);
+
 /* Resolves HOST:PORT, which may block for as long as the resolver likes, and
  * does one of the above with each address in turn until it succeeds:
  * stream_listen() if timeout_ms is 0, else stream_connect() with an equal

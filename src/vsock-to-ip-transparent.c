@@ -23,7 +23,7 @@ dial(struct connection *c)
 	    c->relay.client, settings.preamble_timeout * 1000, &target);
 	if (c->reason != NULL || connection_check(c, &target) == -1)
 		return -1;
-	return connection_connect(c, &target);
+	return connection_connect(c, &target, NULL, 0);
 }
 
 int

@@ -143,6 +143,9 @@ check_settings(size_t program)
 	assert(s->vsock_buffer == 0 ||
 	       (s->vsock_buffer >= 262144 && s->vsock_buffer <= 1073741824));
 	assert(s->paired <= 1);
+	assert(s->send_proxy_v2 <= 1);
+	assert(s->send_proxy_v2 == 0 || mains[program] == main_ip_to_vsock ||
+	       mains[program] == main_port_to_vsock_transparent);
 	assert(s->paired == 1 ||
 	       (mains[program] != main_ip_to_vsock_transparent &&
 		   mains[program] != main_vsock_to_ip_transparent));

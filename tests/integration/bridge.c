@@ -121,14 +121,16 @@ start(const struct bridge *b, enum side side, const char *name, const char *ip,
     const char *vsock)
 {
 	bool by_port = strcmp(name, "port-to-vsock-transparent") == 0;
+	bool is_first = strcmp(name, paths[b->route].first) == 0;
 	struct arguments a = {.count = 0};
 
 	if (ip != NULL)
 		add_option(&a, b, "-i", "--ip-addr", ip);
 	add_option(&a, b, "-v", by_port ? "--vsock" : "--vsock-addr", vsock);
 	add_extra(&a, b->extra);
-	add_extra(&a, strcmp(name, paths[b->route].first) == 0 ? b->extra_first
-							       : b->extra_last);
+	add_extra(&a, is_first ? b->extra_first : b->extra_last);
+	if (is_first && b->has_header)
+		add_extra(&a, (char *[]){"--send-proxy-v2", NULL});
 	return program_start(&(struct program_options){.side = side,
 	    .name = name,
 	    .below = b->below,
@@ -244,9 +246,11 @@ bridge_connect(const struct bridge *b)
 int
 bridge_accept(const struct bridge *b)
 {
-	uint8_t preamble[22];
+	uint8_t preamble[22], header[28];
 	int fd = network_accept(b->listener);
 
+	if (b->has_header)
+		assert_int_equal(traffic_receive(fd, header, 28), 28);
 	if (b->route == IP_TO_VSOCK_TRANSPARENT)
 		traffic_expect(fd, preamble,
 		    bridge_preamble(target_of(b), b->upstream_port, preamble));

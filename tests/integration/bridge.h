@@ -52,6 +52,7 @@ struct bridge {
 	char *const *extra_first, *const *extra_last; /* for one of two */
 	const char *below;                            /* see program.h */
 	char *const *env;                             /* likewise */
+	bool has_header;  /* the first one sends that of --send-proxy-v2 */
 	bool no_upstream; /* nobody listens there: see bridge_listen() */
 	struct bridge_spelling spelling;
 	const char *upstream_host; /* of vsock-to-ip: 127.0.0.1 */
@@ -94,7 +95,8 @@ int bridge_connect(const struct bridge *bridge);
 int bridge_try(const struct bridge *bridge);
 
 /*
- * Accepts as the upstream; from ip-to-vsock-transparent, expects the preamble.
+ * Accepts as the upstream; from ip-to-vsock-transparent, expects the preamble,
+ * and drops a header.
  * Returns the socket.
  */
 int bridge_accept(const struct bridge *bridge);

@@ -26,12 +26,15 @@
 /* More than is read at once, whether that is little or much. */
 #define STREAM 300000
 #define HALF (STREAM / 2)
-#define PREAMBLE_MAX 22
-/* The transparent programs differ only before the copying: no more than these.
- */
+#define PREAMBLE_MAX HEADER_MAX
+/* The transparent programs, and the header, make a difference only before the
+ * copying: no more than these. */
 #define FIRST_FEW 3
 
 enum mode { AUTO, SPLICE, BUFFER };
+
+/* Beside a route: with the header of --send-proxy-v2. */
+#define WITH_HEADER 0x80
 
 static const char *const mode_words[] = {"auto", "splice", "buffer"};
 
@@ -152,7 +155,7 @@ static const struct kind kinds[] = {
 struct stream {
 	const uint8_t *bytes;
 	size_t size;
-	size_t preamble; /* bytes of it that are one */
+	size_t preamble; /* bytes of it that are one, or a header */
 };
 
 /* One end of the connection that the fault hits. */
@@ -171,7 +174,8 @@ struct end {
 struct stage {
 	enum route route;
 	enum mode mode;
-	bool has_reset; /* the TCP side resets the connection half-way */
+	bool has_header; /* as in struct bridge */
+	bool has_reset;  /* the TCP side resets the connection half-way */
 	struct bridge bridge;
 	struct program *program;
 	struct fault *fault;
@@ -228,16 +232,28 @@ faults_orders(struct fault **fault)
 	return env;
 }
 
-/* The ends of a connection before its first byte. */
+/* Whether the program sends something before the data: by one send(2), which
+ * doesn't wait here. */
+static bool
+has_first(const struct stage *s)
+{
+	return s->route == IP_TO_VSOCK_TRANSPARENT || s->bridge.has_header;
+}
+
+/* The ends of a connection before its first byte. fd: the client's. */
 static void
-make_ends(const struct stage *s, struct end *client, struct end *upstream)
+make_ends(
+    const struct stage *s, int fd, struct end *client, struct end *upstream)
 {
 	static uint8_t up[PREAMBLE_MAX + STREAM], down[STREAM];
 	const struct stream up_stream = {up + PREAMBLE_MAX, STREAM, 0};
 	const struct stream down_stream = {down, STREAM, 0};
 	uint8_t preamble[PREAMBLE_MAX];
-	size_t size =
-	    bridge_preamble(TARGET_IPV4, s->bridge.upstream_port, preamble);
+	size_t size = s->bridge.has_header
+			  ? strict_make_header(fd, "127.0.0.1",
+				s->bridge.listen_port, preamble)
+			  : bridge_preamble(
+				TARGET_IPV4, s->bridge.upstream_port, preamble);
 	struct stream whole = {up + PREAMBLE_MAX - size, size + STREAM, size};
 
 	if (down[0] == 0 && down[1] == 0) { /* not filled as yet */
@@ -245,7 +261,7 @@ make_ends(const struct stage *s, struct end *client, struct end *upstream)
 		bytes_fill(2, 0, down, STREAM);
 	}
 	memcpy(up + PREAMBLE_MAX - size, preamble, size);
-	*client = (struct end){.fd = -1,
+	*client = (struct end){.fd = fd,
 	    .is_tcp = s->bridge.client_is_tcp,
 	    .reset_at = s->has_reset && s->bridge.client_is_tcp ? HALF : 0,
 	    .out = s->route == VSOCK_TO_IP_TRANSPARENT ? whole : up_stream,
@@ -254,7 +270,7 @@ make_ends(const struct stage *s, struct end *client, struct end *upstream)
 	    .is_tcp = s->bridge.upstream_is_tcp,
 	    .reset_at = s->has_reset && s->bridge.upstream_is_tcp ? HALF : 0,
 	    .out = down_stream,
-	    .in = s->route == IP_TO_VSOCK_TRANSPARENT ? whole : up_stream};
+	    .in = has_first(s) ? whole : up_stream};
 }
 
 static bool
@@ -478,12 +494,13 @@ run_connection(struct stage *s, bool harmless)
 	struct end client, upstream;
 	const char *line;
 	bool is_well;
+	int fd;
 
 	alarm(TEST_LIMIT_SECONDS); /* not for all connections of a test */
-	make_ends(s, &client, &upstream);
 	traffic_send(s->client, "up", 2);
-	client.fd = bridge_try(&s->bridge);
-	assert_int_not_equal(client.fd, -1);
+	fd = bridge_try(&s->bridge);
+	assert_int_not_equal(fd, -1);
+	make_ends(s, fd, &client, &upstream);
 	exchange(s, &client, &upstream);
 	traffic_expect(s->upstream, "up", 2);
 	traffic_send(s->upstream, "down", 4);
@@ -537,15 +554,13 @@ disarm(struct stage *s)
 static bool
 try_fault(struct stage *s, const struct kind *kind, unsigned nth)
 {
-	/* The preamble is one send(2), which never waits. */
-	bool is_preamble = kind->call == FAULT_SEND &&
-			   s->route == IP_TO_VSOCK_TRANSPARENT && nth == 1;
+	bool is_first = kind->call == FAULT_SEND && has_first(s) && nth == 1;
 
 	snprintf(trying, sizeof(trying), "%s, call %u: %s",
 	    calls[kind->call].name, nth, kind->error_name);
 	arm(s, kind, nth, kind, 0);
 	/* If it went well, it is the next one that shows that others do. */
-	if (!run_connection(s, kind->harmless && !is_preamble))
+	if (!run_connection(s, kind->harmless && !is_first))
 		disarm(s);
 	*trying = '\0';
 	return s->fault->rules[0].fired;
@@ -555,6 +570,7 @@ static void
 open_stage(struct stage *s)
 {
 	s->bridge = (struct bridge){.route = s->route,
+	    .has_header = s->has_header,
 	    .extra = (char *[]){"--copy",
 		harness_text("%s", mode_words[s->mode]), NULL},
 	    .below = "fault",
@@ -580,7 +596,9 @@ stage_of(void **state)
 {
 	uintptr_t parameter = (uintptr_t)*state;
 
-	return (struct stage){.route = (enum route)(parameter & 0xff),
+	return (struct stage){
+	    .route = (enum route)(parameter & (WITH_HEADER - 1)),
+	    .has_header = (parameter & WITH_HEADER) != 0,
 	    .mode = (enum mode)(parameter >> 8)};
 }
 
@@ -596,8 +614,9 @@ print_counts(const struct stage *s, const unsigned fired[FAULT_CALLS])
 			list = harness_text(
 			    "%s, %s %u", list, calls[i].name, fired[i]);
 	}
-	print_message("%s --copy %s: %u calls failed%s\n",
-	    bridge_name(s->route), mode_words[s->mode], total, list);
+	print_message("%s%s --copy %s: %u calls failed%s\n",
+	    bridge_name(s->route), s->has_header ? " --send-proxy-v2" : "",
+	    mode_words[s->mode], total, list);
 }
 
 static void
@@ -605,7 +624,8 @@ expect_all(const struct stage *s, const unsigned fired[FAULT_CALLS])
 {
 	for (int i = 0; i < FAULT_CALLS; i++) {
 		bool is_due = calls[i].modes & IN(s->mode) &&
-			      calls[i].routes & ON(s->route);
+			      (calls[i].routes & ON(s->route) ||
+				  (s->has_header && i == FAULT_GETSOCKNAME));
 
 		if (is_due && fired[i] == 0)
 			fail_msg("no call of %s has failed", calls[i].name);
@@ -621,9 +641,8 @@ test_each_call(void **state)
 	struct stage s = stage_of(state);
 	unsigned fired[FAULT_CALLS] = {0};
 	bool is_unused[FAULT_CALLS] = {false};
-	unsigned last = s.route == IP_TO_VSOCK || s.route == VSOCK_TO_IP
-			    ? UINT_MAX
-			    : FIRST_FEW;
+	bool copies = s.route == IP_TO_VSOCK || s.route == VSOCK_TO_IP;
+	unsigned last = copies && !s.has_header ? UINT_MAX : FIRST_FEW;
 
 	take_one_processor();
 	open_stage(&s);
@@ -742,6 +761,8 @@ faults_run(void)
 	    ROW(test_each_call, "ip-to-vsock auto", IP_TO_VSOCK, AUTO),
 	    ROW(test_each_call, "ip-to-vsock splice", IP_TO_VSOCK, SPLICE),
 	    ROW(test_each_call, "ip-to-vsock buffer", IP_TO_VSOCK, BUFFER),
+	    ROW(test_each_call, "ip-to-vsock header",
+		(unsigned)IP_TO_VSOCK | WITH_HEADER, AUTO),
 	    ROW(test_each_call, "vsock-to-ip auto", VSOCK_TO_IP, AUTO),
 	    ROW(test_each_call, "vsock-to-ip splice", VSOCK_TO_IP, SPLICE),
 	    ROW(test_each_call, "vsock-to-ip buffer", VSOCK_TO_IP, BUFFER),

@@ -377,10 +377,11 @@ connect_within(int fd, const struct sockaddr *address, socklen_t length)
 	return error != 0 || fcntl(fd, F_SETFL, 0) == -1 ? -1 : 0;
 }
 
-int
-network_tcp_try(enum side side, const char *address, uint16_t port)
+/* from: NULL for an address of the kernel's choice. */
+static int
+try_from(enum side side, const char *from, const char *address, uint16_t port)
 {
-	union socket_address a;
+	union socket_address a, own;
 	socklen_t length = make_tcp(&a, address, port);
 	const int yes = 1;
 	int fd;
@@ -388,18 +389,33 @@ network_tcp_try(enum side side, const char *address, uint16_t port)
 	network_enter(side);
 	fd = new_socket(a.any.sa_family);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	if (from != NULL && bind(fd, &own.any, make_tcp(&own, from, 0)) == -1)
+		return discard(fd);
 	return connect_within(fd, &a.any, length) == 0 ? fd : discard(fd);
 }
 
 int
-network_tcp_connect(enum side side, const char *address, uint16_t port)
+network_tcp_try(enum side side, const char *address, uint16_t port)
 {
-	int fd = network_tcp_try(side, address, port);
+	return try_from(side, NULL, address, port);
+}
+
+int
+network_tcp_connect_from(
+    enum side side, const char *from, const char *address, uint16_t port)
+{
+	int fd = try_from(side, from, address, port);
 
 	if (fd == -1)
 		fail_msg("cannot connect to %s port %u: %s", address, port,
 		    strerror(errno));
 	return fd;
+}
+
+int
+network_tcp_connect(enum side side, const char *address, uint16_t port)
+{
+	return network_tcp_connect_from(side, NULL, address, port);
 }
 
 int

@@ -74,6 +74,10 @@ int network_tcp_listen(enum side side, const char *address, uint16_t port);
 /* Connects, or fails the test. A link-local address is lo's. */
 int network_tcp_connect(enum side side, const char *address, uint16_t port);
 
+/* Likewise, from an address of the namespace. */
+int network_tcp_connect_from(
+    enum side side, const char *from, const char *address, uint16_t port);
+
 /* Connects, or returns -1 with errno. Any thread. */
 int network_tcp_try(enum side side, const char *address, uint16_t port);
 

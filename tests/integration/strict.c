@@ -530,8 +530,9 @@ int
 strict_run(void)
 {
 	return strict_usage_run() + strict_listen_run() + strict_log_run() +
-	       strict_dial_run() + strict_target_run() + strict_access_run() +
-	       strict_end_run() + strict_chain_run() + strict_load_run() +
-	       strict_stop_run() + strict_service_run() + strict_limits_run() +
-	       strict_confine_run() + strict_hostile_run();
+	       strict_dial_run() + strict_target_run() + strict_header_run() +
+	       strict_access_run() + strict_end_run() + strict_chain_run() +
+	       strict_load_run() + strict_stop_run() + strict_service_run() +
+	       strict_limits_run() + strict_confine_run() +
+	       strict_hostile_run();
 }

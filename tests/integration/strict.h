@@ -43,6 +43,7 @@ int strict_listen_run(void);
 int strict_log_run(void);
 int strict_dial_run(void);
 int strict_target_run(void);
+int strict_header_run(void);
 int strict_access_run(void);
 int strict_end_run(void);
 int strict_chain_run(void);
@@ -52,6 +53,14 @@ int strict_stop_run(void);
 int strict_service_run(void);
 int strict_limits_run(void);
 int strict_hostile_run(void);
+
+/*
+ * Writes the header of --send-proxy-v2 of a client that connected to this
+ * address and port: what the tests believe it to be. Returns its size.
+ */
+#define HEADER_MAX 52
+size_t strict_make_header(
+    int client, const char *to, uint16_t port, uint8_t bytes[HEADER_MAX]);
 
 /* Opens a bridge; extra: more arguments, or NULL. */
 struct bridge strict_bridge(enum route route, char *const *extra);

@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <linux/vm_sockets.h>
-
 #define NOT_REDIRECTED "not redirected, it has no original destination"
 #define FROM_ITSELF "not redirected, or from this listener to itself"
 #define LINK_LOCAL "a link-local target has no meaning elsewhere"
@@ -396,36 +394,6 @@ test_preamble_timeout(void **state)
 }
 
 static void
-test_preamble_not_taken(void **state)
-{
-	/* Broken: a vsock peer that has no room for the preamble holds a place
-	 * for ever. */
-	static const uint64_t one = 1;
-	uint32_t port = network_vsock_port();
-	int listener = network_vsock_listen(port), client;
-	uint16_t tcp_port = network_tcp_port();
-	struct program *p;
-
-	(void)state;
-	/* Inherited by what it accepts. */
-	assert_int_equal(setsockopt(listener, AF_VSOCK,
-			     SO_VM_SOCKETS_BUFFER_MIN_SIZE, &one, sizeof(one)),
-	    0);
-	assert_int_equal(setsockopt(listener, AF_VSOCK,
-			     SO_VM_SOCKETS_BUFFER_SIZE, &one, sizeof(one)),
-	    0);
-	p = strict_start(ENCLAVE, "ip-to-vsock-transparent",
-	    ARGS("-i", harness_text("0.0.0.0:%u", tcp_port), "-v",
-		harness_text("1:%u", port), "--connect-timeout", "1"));
-	network_redirect(ENCLAVE, TARGET_IPV4, tcp_port);
-	client = network_tcp_connect(ENCLAVE, TARGET_IPV4, 443);
-	assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
-	strict_expect_end(p, 1, "no-upstream",
-	    "No buffer space available|Connection timed out|"
-	    "Operation timed out");
-}
-
-static void
 test_slow_neighbour(void **state)
 {
 	/* Broken: one client's silent target delays the other clients. */
@@ -473,7 +441,6 @@ strict_target_run(void)
 	    TEST(test_target_refused),
 	    TEST(test_noise),
 	    TEST(test_preamble_timeout),
-	    TEST(test_preamble_not_taken),
 	    TEST(test_slow_neighbour),
 	};
 

@@ -105,6 +105,7 @@ struct flag {
 
 /* Behind all that have values, as NO_VALUE ends loops over them. */
 #define PAIRED_FLAG 0, "paired", "", NO_VALUE, false
+#define HEADER_FLAG 0, "send-proxy-v2", "", NO_VALUE, false
 /* Likewise what may be given often: strict_access.c. */
 #define CLIENT_FLAG 0, "allow-client", " <LIST>", NO_VALUE, false
 #define ALLOW_FLAG 0, "allow-target", " <LIST>", NO_VALUE, false
@@ -132,7 +133,7 @@ static const struct synopsis {
     {"ip-to-vsock",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock-addr", " <VSOCK_ADDR>", UPSTREAM_VSOCK, true},
-	    COMMON_FLAGS, {CLIENT_FLAG}, {PAIRED_FLAG}}},
+	    COMMON_FLAGS, {CLIENT_FLAG}, {PAIRED_FLAG}, {HEADER_FLAG}}},
     {"vsock-to-ip", {{'v', "vsock-addr", " <VSOCK_ADDR>", LISTEN_VSOCK, true},
 			{'i', "ip-addr", " <IP_ADDR>", UPSTREAM_IP, true},
 			COMMON_FLAGS, {CLIENT_FLAG}, {PAIRED_FLAG}}},
@@ -147,8 +148,12 @@ static const struct synopsis {
     {"port-to-vsock-transparent",
 	{{'i', "ip-addr", " <IP_ADDR>", LISTEN_IP, true},
 	    {'v', "vsock", " <VSOCK>", UPSTREAM_CID, true}, COMMON_FLAGS,
-	    {CLIENT_FLAG}, {ALLOW_FLAG}, {DENY_FLAG}, {PAIRED_FLAG}}},
+	    {CLIENT_FLAG}, {ALLOW_FLAG}, {DENY_FLAG}, {PAIRED_FLAG},
+	    {HEADER_FLAG}}},
 };
+
+/* Those of them that have no value, and do something. */
+static const char *const switches[] = {"paired", "send-proxy-v2"};
 
 /* One row for each program. */
 #define TEST_EACH(function)                                    \
@@ -369,10 +374,12 @@ test_good_values(void **state)
 				good++;
 		}
 	}
-	if (has_flag(b.synopsis, "paired")) {
+	for (size_t i = 0; i < COUNT(switches); i++) {
 		struct arguments a = {.count = 0};
 
-		add(&a, "--paired");
+		if (!has_flag(b.synopsis, switches[i]))
+			continue;
+		add(&a, harness_text("--%s", switches[i]));
 		add_required(&a, b.synopsis, SIZE_MAX);
 		try(&b, &a, "", "");
 	}
@@ -440,13 +447,17 @@ test_given_twice(void **state)
 				"'%s': expected once", good[form % 2]));
 		}
 	}
-	if (has_flag(b.synopsis, "paired")) {
+	for (size_t i = 0; i < COUNT(switches); i++) {
+		const char *flag = harness_text("--%s", switches[i]);
 		struct arguments a = {.count = 0};
 
-		add(&a, "--paired");
+		if (!has_flag(b.synopsis, switches[i]))
+			continue;
+		add(&a, flag);
 		add_required(&a, b.synopsis, SIZE_MAX);
-		add(&a, "--paired");
-		try(&b, &a, "'--paired' is given twice", "expected once");
+		add(&a, flag);
+		try(&b, &a, harness_text("'%s' is given twice", flag),
+		    "expected once");
 	}
 	judge(&b);
 	assert_true(b.total > 12);
@@ -462,7 +473,8 @@ test_unknown(void **state)
 	    "--copyx=auto", "--log", "--log_level", "--LOG-LEVEL", "-I", "-c",
 	    "-?", "--connect-timeou=1", "\xc3\xa4"};
 	static const char *const others[] = {"ip-addr", "vsock-addr", "vsock",
-	    "preamble-timeout", "paired", "allow-target", "deny-target"};
+	    "preamble-timeout", "paired", "send-proxy-v2", "allow-target",
+	    "deny-target"};
 	struct batch b = {.synopsis = &synopses[(uintptr_t)*state]};
 
 	for (size_t i = 0; i < COUNT(strays) + COUNT(others); i++) {
@@ -491,7 +503,7 @@ static void
 test_unwanted_value(void **state)
 {
 	/* Broken: a mistyped flag prints help and exits with success. */
-	static const char *const flags[][3] = {
+	static const char *const flags[][4] = {
 	    {"--help=yes", "'yes'", "'--help'"},
 	    {"--help=", "''", "'--help'"},
 	    {"-hi", "'i'", "'--help'"},
@@ -500,14 +512,18 @@ test_unwanted_value(void **state)
 	    {"-V1", "'1'", "'--version'"},
 	    {"-Vh", "'h'", "'--version'"},
 	    /* Which not all programs have. */
-	    {"--paired=1", "'1'", "'--paired'"},
+	    {"--paired=1", "'1'", "'--paired'", "paired"},
+	    {"--send-proxy-v2=", "''", "'--send-proxy-v2'", "send-proxy-v2"},
 	};
 	struct batch b = {.synopsis = &synopses[(uintptr_t)*state]};
-	size_t count = COUNT(flags) - !has_flag(b.synopsis, "paired");
+	size_t count = 0;
 
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < COUNT(flags); i++) {
 		struct arguments a = {.count = 0};
 
+		if (flags[i][3] != NULL && !has_flag(b.synopsis, flags[i][3]))
+			continue;
+		count++;
 		add(&a, flags[i][0]);
 		add_required(&a, b.synopsis, SIZE_MAX);
 		try(&b, &a,

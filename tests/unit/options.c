@@ -54,6 +54,7 @@ static const struct option vsock_table[] = {
 
 static const struct option cid_table[] = {
     {OPTION_UPSTREAM_CID, 'v', "vsock", "VSOCK", .help = "where to go"},
+    {OPTION_SEND_PROXY_V2},
     {.name = NULL},
 };
 
@@ -272,6 +273,7 @@ test_defaults(void **state)
 	assert_int_equal(parsed->settings.user_timeout, 0);
 	assert_int_equal(parsed->settings.stats_interval, 0);
 	assert_int_equal(parsed->settings.paired, 0);
+	assert_int_equal(parsed->settings.send_proxy_v2, 0);
 	assert_false(parsed->settings.listener_passed);
 }
 
@@ -749,6 +751,20 @@ test_paired(void **state)
 	assert_null(strstr(outcome.out, "--paired"));
 }
 
+static void
+test_send_proxy_v2(void **state)
+{
+	/* Fails if services get a header unasked, or a program that sends none
+	 * lets users think that it does. */
+	(void)state;
+	parse(cid_table, ARGS("--send-proxy-v2", "-v3", NULL));
+	assert_returned();
+	assert_int_equal(parsed->settings.send_proxy_v2, 1);
+	assert_int_equal(parsed->settings.paired, 0);
+	parse(ip_table, ARGS("-ia:1", "-v3:1", "--send-proxy-v2", NULL));
+	assert_usage_error(UNEXPECTED("--send-proxy-v2"));
+}
+
 #define CLIENTS_EXPECTED                                           \
 	"CID, CID-CID, local or host on vsock, on TCP ADDRESS or " \
 	"ADDRESS/BITS "                                            \
@@ -1012,6 +1028,7 @@ main(void)
 	    TEST(test_unexpected),
 	    TEST(test_help),
 	    TEST(test_paired),
+	    TEST(test_send_proxy_v2),
 	    TEST(test_rules),
 	    TEST(test_bad_rules),
 	    TEST(test_family),

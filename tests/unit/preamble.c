@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unit tests of preamble: the bytes themselves, and sending and receiving them
- * over TCP, whole and in pieces, with the kernel's calls wrapped where their
- * faults are to be seen. */
+/* Unit tests of preamble: the bytes themselves, and receiving them over TCP,
+ * whole and in pieces, with the kernel's calls wrapped where their faults are
+ * to be seen. */
 #include "preamble.h"
 
 #include "support.h"
@@ -12,18 +12,15 @@ int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
 ssize_t __real_recv(int fd, void *buffer, size_t size, int flags);
 ssize_t __wrap_recv(int fd, void *buffer, size_t size, int flags);
-ssize_t __real_send(int fd, const void *buffer, size_t size, int flags);
-ssize_t __wrap_send(int fd, const void *buffer, size_t size, int flags);
 
 /* What the wrapped calls do for wrapped_fd; others are as ever. */
 static int wrapped_fd = -1;
-static size_t most;                /* that one call moves; 0: no limit */
-static int send_error, send_flags; /* error: of the next call only */
-static int recv_errors[4];         /* of the next calls, up to a 0 */
+static size_t most;        /* that one call moves; 0: no limit */
+static int recv_errors[4]; /* of the next calls, up to a 0 */
 static int poll_errors[4];
-static size_t sends, recvs, polls; /* calls */
-static long poll_pause;            /* before a failing poll(2), in ms */
-static bool waits_for_ever;        /* that was asked of poll(2) */
+static size_t recvs, polls; /* calls */
+static long poll_pause;     /* before a failing poll(2), in ms */
+static bool waits_for_ever; /* that was asked of poll(2) */
 
 /* A peer that sends a byte every 20 ms, by a clock that only poll(2) moves on;
  * rest 0: there is none, and the clock is the real one. */
@@ -54,8 +51,7 @@ wrap_calls(int fd)
 {
 	wrapped_fd = fd;
 	most = 0;
-	send_error = send_flags = 0;
-	sends = recvs = polls = 0;
+	recvs = polls = 0;
 	poll_pause = 0;
 	waits_for_ever = false;
 	memset(recv_errors, 0, sizeof(recv_errors));
@@ -110,21 +106,6 @@ __wrap_recv(int fd, void *buffer, size_t size, int flags)
 		return -1;
 	}
 	return __real_recv(
-	    fd, buffer, most != 0 && size > most ? most : size, flags);
-}
-
-ssize_t
-__wrap_send(int fd, const void *buffer, size_t size, int flags)
-{
-	if (fd != wrapped_fd)
-		return __real_send(fd, buffer, size, flags);
-	sends++;
-	send_flags = flags;
-	if (send_error != 0) {
-		errno = send_error;
-		return -1;
-	}
-	return __real_send(
 	    fd, buffer, most != 0 && size > most ? most : size, flags);
 }
 
@@ -319,65 +300,6 @@ test_all_ports(void **state)
 		assert_int_equal(bytes[5], port >> 8);
 		received = receive(pair, bytes, size);
 		assert_true(same_address(&received, &target));
-	}
-	close_pair(pair);
-}
-
-static void
-test_send_in_one_piece(void **state)
-{
-	/* Fails if the preamble leaves in more than one packet, or can kill the
-	 * process with SIGPIPE. */
-	struct pair pair = make_pair();
-
-	(void)state;
-	for (size_t i = 0; i < LENGTH(goldens); i++) {
-		uint8_t bytes[PREAMBLE_SIZE_IPV6];
-
-		wrap_calls(pair.ours);
-		assert_null(preamble_send(
-		    pair.ours, goldens[i].bytes, goldens[i].size));
-		assert_int_equal(sends, 1);
-		assert_int_equal(send_flags, MSG_NOSIGNAL);
-		assert_int_equal(read_all(pair.peer, bytes, goldens[i].size),
-		    goldens[i].size);
-		assert_memory_equal(bytes, goldens[i].bytes, goldens[i].size);
-	}
-	assert_int_equal(shutdown(pair.ours, SHUT_WR), 0);
-	assert_int_equal(recv(pair.peer, &(char){0}, 1, 0), 0); /* no more */
-	close_pair(pair);
-}
-
-static void
-test_send_short(void **state)
-{
-	/* Fails if half a preamble passes for a whole one. */
-	struct pair pair = make_pair();
-
-	(void)state;
-	wrap_calls(pair.ours);
-	most = 5;
-	assert_reason(
-	    preamble_send(pair.ours, ipv4_golden, 6), strerror(ENOBUFS));
-	assert_int_equal(sends, 1);
-	close_pair(pair);
-}
-
-static void
-test_send_failing(void **state)
-{
-	/* Fails if the log names the wrong reason. EAGAIN: of SO_SNDTIMEO. */
-	static const struct {
-		int error, told;
-	} cases[] = {{ECONNRESET, ECONNRESET}, {EAGAIN, ETIMEDOUT}};
-	struct pair pair = make_pair();
-
-	(void)state;
-	wrap_calls(pair.ours);
-	for (size_t i = 0; i < LENGTH(cases); i++) {
-		send_error = cases[i].error;
-		assert_reason(preamble_send(pair.ours, ipv6_golden, 22),
-		    strerror(cases[i].told));
 	}
 	close_pair(pair);
 }
@@ -673,9 +595,6 @@ main(void)
 	    cmocka_unit_test(test_size),
 	    cmocka_unit_test(test_decode),
 	    cmocka_unit_test(test_all_ports),
-	    cmocka_unit_test(test_send_in_one_piece),
-	    cmocka_unit_test(test_send_short),
-	    cmocka_unit_test(test_send_failing),
 	    cmocka_unit_test(test_receive_whole),
 	    cmocka_unit_test(test_receive_in_pieces),
 	    cmocka_unit_test(test_receive_slow),

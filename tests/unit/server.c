@@ -394,7 +394,7 @@ dial(struct connection *c)
 		c->reason = "out of luck";
 		return -1;
 	}
-	return connection_connect(c, &upstream);
+	return connection_connect(c, &upstream, NULL, 0);
 }
 
 /* The child, from here. */

@@ -42,6 +42,8 @@ int __real_poll(struct pollfd *fds, nfds_t count, int ms);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int ms);
 ssize_t __real_recv(int fd, void *buffer, size_t size, int flags);
 ssize_t __wrap_recv(int fd, void *buffer, size_t size, int flags);
+ssize_t __real_send(int fd, const void *buffer, size_t size, int flags);
+ssize_t __wrap_send(int fd, const void *buffer, size_t size, int flags);
 int __real_setsockopt(
     int fd, int level, int option, const void *value, socklen_t length);
 int __wrap_setsockopt(
@@ -106,6 +108,11 @@ static struct {
 	int answer; /* route type, or error */
 	int answer_error;
 	size_t answer_size;
+
+	size_t send_most; /* that one call moves; 0: no limit */
+	int send_error;   /* of all calls; 0: none */
+	size_t sends;     /* calls */
+	int send_flags;   /* of the last one */
 
 	int last_shutdown; /* how */
 	int socket_error, vsock_sockets;
@@ -332,6 +339,19 @@ __wrap_recv(int fd, void *buffer, size_t size, int flags)
 	else
 		memcpy(bytes + sizeof(header), &route, sizeof(route));
 	return (ssize_t)calls.answer_size;
+}
+
+ssize_t
+__wrap_send(int fd, const void *buffer, size_t size, int flags)
+{
+	calls.sends++;
+	calls.send_flags = flags;
+	if (fails(calls.send_error))
+		return -1;
+	return __real_send(fd, buffer,
+	    calls.send_most != 0 && size > calls.send_most ? calls.send_most
+							   : size,
+	    flags);
 }
 
 int
@@ -977,6 +997,59 @@ test_connect_vsock(void **state)
 		assert_int_equal(calls.limits[i].tv_usec, 345000);
 	}
 	assert_int_equal(calls.others_set, 0);
+}
+
+static void
+test_send(void **state)
+{
+	/* Fails if what comes before the data leaves in more than one packet,
+	 * doesn't wait for room, or can kill the process with SIGPIPE. */
+	uint8_t bytes[52], received[53];
+	struct pair pair = make_pair();
+
+	(void)state;
+	noise_fill(&(struct noise){1}, bytes, sizeof(bytes));
+	assert_int_equal(stream_send(pair.ours, bytes, sizeof(bytes)), 0);
+	assert_int_equal(calls.sends, 1);
+	assert_int_equal(calls.send_flags, MSG_NOSIGNAL);
+	assert_int_equal(shutdown(pair.ours, SHUT_WR), 0);
+	assert_int_equal(
+	    read_all(pair.peer, received, sizeof(received)), sizeof(bytes));
+	assert_memory_equal(received, bytes, sizeof(bytes));
+	close_pair(pair);
+}
+
+static void
+test_send_short(void **state)
+{
+	/* Fails if half a preamble passes for a whole one, or the other half
+	 * follows when the time may be over. */
+	static const uint8_t bytes[6];
+	struct pair pair = make_pair();
+
+	(void)state;
+	calls.send_most = 5;
+	assert_int_equal(stream_send(pair.ours, bytes, sizeof(bytes)), -1);
+	assert_int_equal(errno, ENOBUFS);
+	assert_int_equal(calls.sends, 1);
+	close_pair(pair);
+}
+
+static void
+test_send_failing(void **state)
+{
+	/* Fails if the log names the wrong reason. EAGAIN: of SO_SNDTIMEO. */
+	static const struct {
+		int error, told;
+	} cases[] = {
+	    {ECONNRESET, ECONNRESET}, {EPIPE, EPIPE}, {EAGAIN, ETIMEDOUT}};
+
+	(void)state;
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		calls.send_error = cases[i].error;
+		assert_int_equal(stream_send(-1, (uint8_t[6]){0}, 6), -1);
+		assert_int_equal(errno, cases[i].told);
+	}
 }
 
 static void
@@ -1843,6 +1916,9 @@ main(void)
 	    TEST(test_connect_reset_at_once),
 	    TEST(test_connect_closed_at_once),
 	    TEST(test_connect_vsock),
+	    TEST(test_send),
+	    TEST(test_send_short),
+	    TEST(test_send_failing),
 	    TEST(test_vsock_buffer),
 	    TEST(test_open_by_name),
 	    TEST(test_open_tries_all),
