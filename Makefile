@@ -261,7 +261,7 @@ PROXY_DIR_HOST = $(PROXY_DIR)
 PROXY_DIR_ENCLAVE = $(PROXY_DIR)
 GROUP = all
 TESTS =
-NGINX =
+WEB =
 GUEST ?=
 KERNEL ?=
 export GUEST KERNEL
@@ -294,15 +294,16 @@ check-integration:
 		--env GROUP=$(GROUP) \
 		--env TESTS="$(TESTS)" --env PROXY_DIR_HOST=$(PROXY_DIR_HOST) \
 		--env PROXY_DIR_ENCLAVE=$(PROXY_DIR_ENCLAVE) \
-		$(if $(NGINX),--add $(NGINX) --env NGINX=$(NGINX)) -- \
+		$(if $(WEB),$(addprefix --env ,WEB=$(WEB) \
+		LD_LIBRARY_PATH=$(LD_LIBRARY_PATH)) --add $(WEB)) -- \
 		$(abspath $(INTEGRATION_FILE))
 
-# With a real web server: fetched, because one that is installed is started.
+# With real web servers: fetched, because those that are installed are started.
 check-web:
 	@tools/setup build check vsock
-	@tools/fetch nginx $(O)/web
-	@$(MAKE_QUIETLY) check-integration GROUP=web \
-		NGINX=$(abspath $(O))/web/nginx
+	@tools/fetch web $(O)/web
+	@LD_LIBRARY_PATH=$(abspath $(O))/web/lib $(MAKE_QUIETLY) \
+		check-integration GROUP=web WEB=$(abspath $(O))/web
 
 # A leak is an error, too, but for what may belong to threads that still run.
 # The exit status is none that a test expects of a child.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Real programs at both ends: nginx, which answers an upload before it has
- * come, and curl. As nginx has to be fetched ($NGINX is its path), this group
- * is not one of "all".
+ * Real programs at both ends: curl, and web servers, one of which answers an
+ * upload before it has come, and all of which are told who their client is. As
+ * they have to be fetched (to the folder $WEB), this group is not one of "all".
  */
 #include "harness.h"
 
@@ -39,6 +39,16 @@ make_file(const void *text, size_t length, size_t size)
 	return harness_text("/proc/%d/fd/%d", (int)getpid(), fd);
 }
 
+/* The folder of the servers. */
+static const char *
+web(void)
+{
+	const char *folder = getenv("WEB");
+
+	assert_non_null(folder);
+	return folder;
+}
+
 /* Starts the server. Nothing is written to /tmp. */
 static void
 start_nginx(enum side side, const char *address, uint16_t port, bool lingers,
@@ -58,13 +68,11 @@ start_nginx(enum side side, const char *address, uint16_t port, bool lingers,
 			 "}\n",
 		make_file("", 0, 0), lingers ? "on" : "off; lingering_time 0",
 		address, port, answer);
-	const char *nginx = getenv("NGINX");
-	struct program *p;
 
-	assert_non_null(nginx);
-	p = program_start_args(side, nginx, "-c",
-	    make_file(conf, strlen(conf), strlen(conf)), NULL);
-	program_wait_tcp(p, port);
+	program_wait_tcp(
+	    program_start_args(side, harness_text("%s/nginx", web()), "-c",
+		make_file(conf, strlen(conf), strlen(conf)), NULL),
+	    port);
 }
 
 struct uploads {
@@ -143,6 +151,129 @@ test_refused_upload(void **state)
 	assert_in_range(proxied.blind, 0, row->lingers ? 0 : TRIES / 2);
 }
 
+/* How a server is started, and what makes it tell its log who the client is,
+ * as the README has it. %1 is a port, %2 the folder. */
+static const struct reader {
+	const char *command, *conf;
+} readers[] = {
+    {"nginx -c",
+	"daemon off; master_process off; user root root; error_log stderr;\n"
+	"pid /dev/shm/pid; events {}\n"
+	"http {\n"
+	"client_body_temp_path /dev/shm/1; proxy_temp_path /dev/shm/2;\n"
+	"fastcgi_temp_path /dev/shm/3; uwsgi_temp_path /dev/shm/4;\n"
+	"scgi_temp_path /dev/shm/5;\n"
+	"log_format client 'client $remote_addr:$remote_port';\n"
+	"server {\n"
+	"listen 127.0.0.1:%1$u proxy_protocol;\n"
+	"set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;\n"
+	"access_log /proc/self/fd/1 client; return 204;\n"
+	"}\n"
+	"}\n"},
+    {"haproxy -db -f", "global\n"
+		       "log stdout format raw daemon\n"
+		       "defaults\n"
+		       "mode http\n"
+		       "timeout client 9s\n"
+		       "frontend web\n"
+		       "bind 127.0.0.1:%1$u accept-proxy\n"
+		       "log global\n"
+		       "log-format \"client %%ci:%%cp\"\n"
+		       "http-request return status 204\n"},
+    {"apache2 -X -f", "ServerRoot %2$s\n"
+		      "ServerName localhost\n"
+		      "PidFile /dev/shm/pid\n"
+		      "User #65534\n"
+		      "Group #65534\n"
+		      "LoadModule mpm_event_module mod_mpm_event.so\n"
+		      "LoadModule authz_core_module mod_authz_core.so\n"
+		      "LoadModule remoteip_module mod_remoteip.so\n"
+		      "ErrorLog /proc/self/fd/2\n"
+		      "Listen 127.0.0.1:%1$u\n"
+		      "<VirtualHost 127.0.0.1:%1$u>\n"
+		      "RemoteIPProxyProtocol On\n"
+		      "CustomLog /proc/self/fd/1 \"client %%a:%%{remote}p\"\n"
+		      "</VirtualHost>\n"},
+};
+
+static struct program *
+start_reader(const struct reader *reader, enum side side, uint16_t port)
+{
+	const char *conf = harness_text(reader->conf, port, web());
+	/* What it leaves there is gone with it. */
+	struct program *p =
+	    program_start_args(side, "unshare", "-m", "sh", "-c",
+		harness_text("mount -t tmpfs none /dev/shm && exec %s/%s '%s'",
+		    web(), reader->command,
+		    make_file(conf, strlen(conf), strlen(conf))),
+		NULL);
+
+	p->name = reader->command;
+	program_wait_tcp(p, port);
+	return p;
+}
+
+struct mention {
+	struct program *p;
+	const char *line;
+};
+
+static bool
+is_mentioned(void *argument)
+{
+	struct mention *m = argument;
+
+	return strstr(program_out(m->p), m->line) != NULL;
+}
+
+/* A client of a service, and how it gets there. */
+static const struct visit {
+	enum route route;
+	const char *from, *to;
+} visits[] = {
+    {CHAIN_FIXED, "127.0.0.5", "127.0.0.1"},
+    {CHAIN_FIXED, TARGET_IPV6, "::1"},
+    {CHAIN_PORT, "127.0.0.5", OTHER_IPV4},
+    {CHAIN_PORT, TARGET_IPV6, OTHER_IPV6},
+};
+
+static void
+test_client_address(void **state)
+{
+	/* Broken: a real service takes the proxy for its client, or doesn't
+	 * understand it. */
+	const struct reader *reader = *state;
+
+	for (size_t i = 0; i < sizeof(visits) / sizeof(*visits); i++) {
+		const struct visit *v = &visits[i];
+		struct bridge b = {.route = v->route,
+		    .target = v->to,
+		    .no_upstream = true,
+		    .has_header = true};
+		struct mention m;
+		struct program *curl;
+
+		bridge_open(&b);
+		m.p = start_reader(
+		    reader, bridge_side(v->route, true), b.upstream_port);
+		curl = program_run_args(bridge_side(v->route, false), "curl",
+		    "--silent", "--show-error", "--max-time", "9",
+		    "--interface", v->from, "--output", "/dev/null",
+		    "--write-out", "%{local_port}",
+		    harness_text("http://%s/",
+			network_name(v->to, v->route == CHAIN_PORT
+						? (uint16_t)b.vsock_port
+						: b.listen_port)),
+		    NULL);
+		if (program_wait_end(curl) != 0)
+			fail_msg("%s%s", program_err(curl), program_err(m.p));
+		m.line =
+		    harness_text("client %s:%s\n", v->from, program_out(curl));
+		if (!harness_wait(is_mentioned, &m))
+			fail_msg("no %s in %s", m.line, program_out(m.p));
+	}
+}
+
 int
 web_run(void)
 {
@@ -153,6 +284,9 @@ web_run(void)
 	    TEST_WITH(test_refused_upload, "paired-closes", &rows[3]),
 	    TEST_WITH(test_refused_upload, "transparent-lingers", &rows[4]),
 	    TEST_WITH(test_refused_upload, "transparent-closes", &rows[5]),
+	    TEST_WITH(test_client_address, "nginx", &readers[0]),
+	    TEST_WITH(test_client_address, "haproxy", &readers[1]),
+	    TEST_WITH(test_client_address, "apache", &readers[2]),
 	};
 
 	return cmocka_run_group_tests_name("web", tests, NULL, NULL);
