@@ -232,9 +232,10 @@ test_first_not_taken(void **state)
 	take_one_byte(s.listener);
 	client = connect_client(&s);
 	assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
-	line = strict_expect_end(s.p, 1, "no-upstream",
+	/* Newer kernels close what gets more than it has room for. */
+	line = strict_expect_end(s.p, 1, "no-upstream|upstream-error",
 	    "No buffer space available|Connection timed out|"
-	    "Operation timed out");
+	    "Operation timed out|" GAVE_UP);
 	assert_int_equal(program_log_number(line, "up"), 0);
 }
 
@@ -244,19 +245,27 @@ test_first_refused(void **state)
 	/* Broken: a service that says why it doesn't serve, and closes without
 	 * having read, isn't heard; or it looks as if it had said all. */
 	struct stage s = open_stage(*state, NULL);
-	int client, upstream;
-	const char *line;
 
 	take_one_byte(s.listener);
-	client = connect_client(&s);
-	upstream = network_accept(s.listener);
-	traffic_send(upstream, "!", 1); /* for more, some have no room */
-	close(upstream);
-	traffic_expect(client, "!", 1);
-	assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
-	line = strict_expect_end(s.p, 1, "upstream-error", GAVE_UP);
-	assert_int_equal(program_log_number(line, "up"), 0);
-	assert_int_equal(program_log_number(line, "down"), 1);
+	for (unsigned i = 1; i <= 50; i++) {
+		int client = connect_client(&s);
+		int upstream = network_accept(s.listener);
+		ssize_t sent = send(upstream, "!", 1, MSG_NOSIGNAL);
+		const char *line;
+
+		close(upstream);
+		if (sent == 1)
+			traffic_expect(client, "!", 1);
+		assert_int_equal(traffic_wait_end(client, NULL), TRAFFIC_RESET);
+		close(client);
+		line = strict_expect_end(s.p, i, "upstream-error", GAVE_UP);
+		assert_int_equal(program_log_number(line, "up"), 0);
+		assert_int_equal(program_log_number(line, "down"), sent == 1);
+		if (sent == 1)
+			return;
+		/* Newer kernels, see above: it was too late. */
+	}
+	harness_skip("no upstream was quick enough");
 }
 
 static void
