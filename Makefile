@@ -305,6 +305,20 @@ check-web:
 	@LD_LIBRARY_PATH=$(abspath $(O))/web/lib $(MAKE_QUIETLY) \
 		check-integration GROUP=web WEB=$(abspath $(O))/web
 
+# Names in an enclave, by README.md's resolver: fetched for the same reason.
+DNS = $(abspath $(O))/dns
+check-dns:
+	@tools/setup build check static vsock
+	@tools/fetch unbound $(DNS)
+	@$(MAKE_QUIETLY) all $(O)/tests/loopback
+	@$(MAKE_QUIETLY) O=$(O)/enclave STATIC=1 CC=musl-gcc all
+	@LD_LIBRARY_PATH=$(DNS)/lib $(RUN) --env LD_LIBRARY_PATH=$(DNS)/lib \
+		--timeout 300 --command getent --add $(DNS) \
+		--add $(O)/enclave/vsock-to-ip \
+		--add README.md --add tests/dns -- \
+		busybox unshare -n -m -p -f --mount-proc \
+		tests/dns/run $(O) $(O)/enclave $(DNS)
+
 # A leak is an error, too, but for what may belong to threads that still run.
 # The exit status is none that a test expects of a child.
 check-valgrind:
@@ -340,9 +354,10 @@ soak:
 # An enclave in an emulated host.
 check-enclave:
 	@tools/setup build static guest enclave
+	@tools/fetch unbound $(DNS)
 	@$(MAKE_QUIETLY) O=$(O)/enclave STATIC=1 CC=musl-gcc all \
 		$(O)/enclave/tests/enclave/talk
-	@tools/check-enclave $(O)/enclave $(GUEST_CACHE)
+	@tools/check-enclave $(O)/enclave $(GUEST_CACHE) $(DNS)
 
 # Under the service manager of Debian's package. FLAGS= are the programs'.
 check-supervisor:
@@ -407,9 +422,10 @@ demo:
 	@$(MAKE_QUIETLY) all $(O)/tests/loopback
 	@$(RUN) --timeout 300 --add tools/demo --add README.md -- tools/demo $(O)
 
-.PHONY: all bench bench-smoke check check-aarch64 check-enclave check-fresh \
-	check-integration check-model check-musl check-nix check-reproducible check-unit \
-	check-supervisor check-systemd check-valgrind check-web clean demo dist fuzz \
-	fuzz-all install lint soak uninstall unit
+.PHONY: all bench bench-smoke check check-aarch64 check-dns check-enclave \
+	check-fresh check-integration check-model check-musl check-nix \
+	check-reproducible check-unit check-supervisor check-systemd \
+	check-valgrind check-web clean demo dist fuzz fuzz-all install lint soak \
+	uninstall unit
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
