@@ -155,8 +155,11 @@ stream_connect(const struct address *address, unsigned timeout_ms)
 int
 stream_send(int fd, const uint8_t *bytes, size_t size)
 {
-	ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
+	ssize_t sent;
 
+	do /* SIGCONT interrupts it, too, as it has a limit of time */
+		sent = send(fd, bytes, size, MSG_NOSIGNAL);
+	while (sent == -1 && errno == EINTR);
 	if (sent != -1) /* a part: at once, or in time */
 		errno = ENOBUFS;
 	else if (errno == EAGAIN) /* SO_SNDTIMEO */
@@ -252,6 +255,9 @@ stream_original_destination(int fd, struct address *target)
 			   ? "not redirected, it has no original destination"
 			   : stream_reason(AF_INET, errno);
 	address_unmap(target);
+	/* A forged IPv6 packet may be for a mapped address. */
+	if (target->any.sa_family != local.any.sa_family)
+		return "an IPv4-mapped address is no target of IPv6";
 	/* Once any NAT rule exists, direct connections have an entry, too. */
 	return memcmp(&target->any, &local.any, local.length) == 0
 		   ? "not redirected, or from this listener to itself"
