@@ -135,7 +135,9 @@ give_up(int number)
 	static const char message[] =
 	    "\nThe test has exceeded its time; the suite ends here.\n";
 
+#ifdef __GLIBC__
 	void *calls[CALLS_MAX];
+#endif
 
 	(void)number;
 	alarm(SHOW_SECONDS);

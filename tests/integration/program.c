@@ -359,6 +359,7 @@ show_threads(pid_t pid)
 void
 program_show_all(void)
 {
+	static const char *const tables[] = {"tcp", "tcp6"};
 	char path[64];
 
 	fprintf(stderr, "threads of the suite:\n");
@@ -371,8 +372,11 @@ program_show_all(void)
 		fprintf(stderr, "%s (%d) has printed:\n%s%sits threads:\n",
 		    p->name, (int)p->pid, program_out(p), program_err(p));
 		show_threads(p->pid);
-		snprintf(path, sizeof(path), "/proc/%d/net/tcp", (int)p->pid);
-		show_file(path);
+		for (size_t j = 0; j < sizeof(tables) / sizeof(*tables); j++) {
+			snprintf(path, sizeof(path), "/proc/%d/net/%s",
+			    (int)p->pid, tables[j]);
+			show_file(path);
+		}
 	}
 }
 
