@@ -94,11 +94,11 @@ accept_client(void)
 	}
 }
 
-/* To the log, and the service manager. */
+/* To the log, and the service manager, if anything has changed. */
 static void
-report(enum connection_report why)
+report_changes(void)
 {
-	const char *numbers = connection_report(why);
+	const char *numbers = connection_report(REPORT_CHANGE);
 	char state[192];
 
 	if (numbers == NULL || listener == -1)
@@ -115,7 +115,7 @@ handle_signal(void)
 	if (read(signals, &info, sizeof(info)) != sizeof(info))
 		return;
 	if (info.ssi_signo == SIGUSR1) {
-		report(REPORT_ASKED);
+		(void)connection_report(REPORT_ASKED);
 		return;
 	}
 	if (listener == -1) /* the second one */
@@ -149,7 +149,7 @@ serve(void)
 			next_check = now + IDLE_CHECK_MS;
 		}
 		if (stats_ms != 0 && now >= next_stats) {
-			report(REPORT_CHANGE);
+			report_changes();
 			/* Without drift, and without what was missed. */
 			next_stats =
 			    now + stats_ms - (now - next_stats) % stats_ms;

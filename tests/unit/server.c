@@ -1830,39 +1830,93 @@ test_drains_idle(void **state)
 	assert_stopped(0, 0);
 }
 
+/* Makes a manager, whose abstract name the kernel chooses, and starts a child
+ * that is its service. Returns its socket; *name is where that is. */
+static int
+serve_manager(struct sockaddr_un *name, socklen_t *length)
+{
+	int manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	char text[256];
+
+	*name = (struct sockaddr_un){.sun_family = AF_UNIX};
+	*length = sizeof(name->sun_family);
+	assert_int_equal(bind(manager, (struct sockaddr *)name, *length), 0);
+	*length = sizeof(*name);
+	assert_int_equal(
+	    getsockname(manager, (struct sockaddr *)name, length), 0);
+	limit_time(manager);
+	(void)snprintf(text, sizeof(text), "@%.*s",
+	    (int)(*length - sizeof(name->sun_family) - 1), name->sun_path + 1);
+	assert_int_equal(setenv("NOTIFY_SOCKET", text, 1), 0);
+	serve(dial);
+	assert_int_equal(unsetenv("NOTIFY_SOCKET"), 0);
+	return manager;
+}
+
+/* The next word to a manager must begin with this. */
+static void
+assert_told(int manager, const char *word)
+{
+	char text[256] = "";
+	ssize_t n = recv(manager, text, sizeof(text) - 1, 0);
+
+	assert_true(n > 0);
+	text[n] = '\0';
+	assert_int_equal(strncmp(text, word, strlen(word)), 0);
+}
+
 static void
 test_notifies(void **state)
 {
 	/* Fails if a service manager starts what needs the proxy before it can
 	 * be reached, or takes a drain for a hang. */
-	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	socklen_t length = sizeof(name.sun_family);
-	int manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	char text[256] = "";
-	ssize_t n;
+	struct sockaddr_un name;
+	socklen_t length;
+	int manager = serve_manager(&name, &length);
 
 	(void)state;
-	/* The kernel chooses an abstract name. */
-	assert_int_equal(bind(manager, (struct sockaddr *)&name, length), 0);
-	length = sizeof(name);
-	assert_int_equal(
-	    getsockname(manager, (struct sockaddr *)&name, &length), 0);
-	limit_time(manager);
-	(void)snprintf(text, sizeof(text), "@%.*s",
-	    (int)(length - sizeof(name.sun_family) - 1), name.sun_path + 1);
-	assert_int_equal(setenv("NOTIFY_SOCKET", text, 1), 0);
-	serve(dial);
-	n = recv(manager, text, sizeof(text) - 1, 0);
-	assert_int_equal(unsetenv("NOTIFY_SOCKET"), 0);
-	assert_true(n > 0);
-	text[n] = '\0';
-	assert_string_equal(text, "READY=1\nSTATUS=Serving");
+	assert_told(manager, "READY=1\nSTATUS=Serving");
+	send_signal(SIGUSR1); /* which isn't news for long */
+	assert_logs(" msg=counters ");
 	stop_server();
-	n = recv(manager, text, sizeof(text) - 1, 0);
-	assert_true(n > 0);
-	text[n] = '\0';
-	assert_int_equal(strncmp(text, "STOPPING=1\n", 11), 0);
-	assert_int_equal(recv(manager, text, 1, MSG_DONTWAIT), -1);
+	assert_told(manager, "STOPPING=1\n");
+	assert_int_equal(recv(manager, &(char){0}, 1, MSG_DONTWAIT), -1);
+	close(manager);
+}
+
+static void
+test_counters_for_busy_manager(void **state)
+{
+	/* Fails if nobody is served while a manager could be told of counters,
+	 * which it needn't know. */
+	struct sockaddr_un name;
+	socklen_t length;
+	int manager, other = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	size_t waits;
+	long begin;
+
+	(void)state;
+	settings.stats_interval = 1;
+	shared->false_clock = true;
+	manager = serve_manager(&name, &length);
+	assert_told(manager, "READY=1\nSTATUS=Serving");
+	while (sendto(other, "junk", 4, MSG_DONTWAIT, (struct sockaddr *)&name,
+		   length) == 4)
+		continue;
+	begin = now_ms();
+	for (unsigned i = 1; i <= 8; i++) { /* at a second each it would be 8 */
+		assert_serves(i);
+		shared->clock_ms += 1000;
+		assert_logs(" msg=counters ");
+	}
+	assert_in_range(now_ms() - begin, 0, 6000);
+	waits = shared->waits; /* after the last line comes the last word */
+	AWAIT(shared->waits > waits + 1);
+	while (recv(manager, &(char){0}, 1, MSG_DONTWAIT) == 1)
+		continue;
+	stop_server();
+	assert_told(manager, "STOPPING=1\n");
+	close(other);
 	close(manager);
 }
 
@@ -1948,60 +2002,61 @@ test_cannot_start(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+static struct CMUnitTest tests[] = {
+    TEST(test_serves),
+    TEST(test_nothing_leaks),
+    TEST(test_quiet),
+    TEST(test_accept_goes_on),
+    TEST(test_pauses),
+    TEST(test_accept_fails_for_good),
+    TEST(test_no_thread),
+    TEST(test_no_thread_at_limit),
+    TEST(test_cannot_wait),
+    TEST(test_wait_interrupted),
+    TEST(test_ends_at_once),
+    TEST(test_no_memory),
+    TEST(test_connection_limit),
+    TEST(test_failures_free_slots),
+    TEST(test_rules),
+    TEST(test_listening_line),
+    TEST(test_limits),
+    TEST(test_other_limits),
+    TEST(test_from_vsock),
+    TEST(test_confined),
+    TEST(test_soft_limit_raised),
+    TEST(test_closed_streams),
+    TEST(test_port_ignored),
+    TEST(test_log_without_reader),
+    TEST(test_cannot_listen),
+    TEST(test_cannot_listen_vsock),
+    TEST(test_dual_stack),
+    TEST(test_full),
+    TEST(test_full_and_cannot_wait),
+    TEST(test_rests),
+    TEST(test_idle_looked_for_in_time),
+    TEST(test_stats_in_time),
+    TEST(test_idle_looked_for_while_full),
+    TEST(test_idle),
+    TEST(test_signals),
+    TEST(test_stops_at_once),
+    TEST(test_stops_early),
+    TEST(test_drains),
+    TEST(test_signal_beside_client),
+    TEST(test_drains_full),
+    TEST(test_deadline),
+    TEST(test_second_signal),
+    TEST(test_two_signals_at_once),
+    TEST(test_drains_idle),
+    TEST(test_notifies),
+    TEST(test_counters_for_busy_manager),
+    TEST(test_listener_passed),
+    TEST(test_passed_wrongly),
+    TEST(test_cannot_start),
+};
+
 int
 main(void)
 {
-	struct CMUnitTest tests[] = {
-	    TEST(test_serves),
-	    TEST(test_nothing_leaks),
-	    TEST(test_quiet),
-	    TEST(test_accept_goes_on),
-	    TEST(test_pauses),
-	    TEST(test_accept_fails_for_good),
-	    TEST(test_no_thread),
-	    TEST(test_no_thread_at_limit),
-	    TEST(test_cannot_wait),
-	    TEST(test_wait_interrupted),
-	    TEST(test_ends_at_once),
-	    TEST(test_no_memory),
-	    TEST(test_connection_limit),
-	    TEST(test_failures_free_slots),
-	    TEST(test_rules),
-	    TEST(test_listening_line),
-	    TEST(test_limits),
-	    TEST(test_other_limits),
-	    TEST(test_from_vsock),
-	    TEST(test_confined),
-	    TEST(test_soft_limit_raised),
-	    TEST(test_closed_streams),
-	    TEST(test_port_ignored),
-	    TEST(test_log_without_reader),
-	    TEST(test_cannot_listen),
-	    TEST(test_cannot_listen_vsock),
-	    TEST(test_dual_stack),
-	    TEST(test_full),
-	    TEST(test_full_and_cannot_wait),
-	    TEST(test_rests),
-	    TEST(test_idle_looked_for_in_time),
-	    TEST(test_stats_in_time),
-	    TEST(test_idle_looked_for_while_full),
-	    TEST(test_idle),
-	    TEST(test_signals),
-	    TEST(test_stops_at_once),
-	    TEST(test_stops_early),
-	    TEST(test_drains),
-	    TEST(test_signal_beside_client),
-	    TEST(test_drains_full),
-	    TEST(test_deadline),
-	    TEST(test_second_signal),
-	    TEST(test_two_signals_at_once),
-	    TEST(test_drains_idle),
-	    TEST(test_notifies),
-	    TEST(test_listener_passed),
-	    TEST(test_passed_wrongly),
-	    TEST(test_cannot_start),
-	};
-
 	limit_tests(tests, LENGTH(tests));
 	(void)signal(SIGPIPE, SIG_IGN);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
