@@ -96,8 +96,7 @@ int bridge_try(const struct bridge *bridge);
 
 /*
  * Accepts as the upstream; from ip-to-vsock-transparent, expects the preamble,
- * and drops a header.
- * Returns the socket.
+ * and drops a header. Returns the socket.
  */
 int bridge_accept(const struct bridge *bridge);
 

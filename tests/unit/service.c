@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <sys/un.h>
 
+#define SOME 50 /* characters of a path */
+
 static char folder[] = "/tmp/unit-service-XXXXXX";
 
 /* Binds a manager's socket; returns it. */
@@ -251,6 +253,37 @@ fill_queue(const struct sockaddr_un *name, size_t length)
 	return count;
 }
 
+/* Makes a manager's socket, at *name, of SOME characters, and says where it is.
+ * Returns it. */
+static int
+open_manager(struct sockaddr_un *name)
+{
+	const char *path = path_of(SOME);
+	int manager;
+
+	*name = (struct sockaddr_un){.sun_family = AF_UNIX};
+	memcpy(name->sun_path, path, SOME);
+	manager = bind_manager(name, SOME);
+	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
+	open_service();
+	return manager;
+}
+
+static void
+close_manager(int manager)
+{
+	close(manager);
+	assert_int_equal(unlink(path_of(SOME)), 0);
+}
+
+/* Takes what has filled the queue out of it. */
+static void
+drain_queue(int manager, int junk)
+{
+	for (; junk > 0; junk--)
+		assert_int_equal(recv(manager, &(char){0}, 1, 0), 1);
+}
+
 static void
 test_busy_manager(void **state)
 {
@@ -258,18 +291,13 @@ test_busy_manager(void **state)
 	 * one that hangs makes the proxy hang, too. */
 	static struct job job;
 	static char word[] = "READY=1";
-	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	const char *path = path_of(50);
+	struct sockaddr_un name;
+	int manager = open_manager(&name);
 	long begin;
-	int manager;
 
 	(void)state;
-	memcpy(name.sun_path, path, 50);
-	manager = bind_manager(&name, 50);
-	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
-	open_service();
 	for (int hangs = 0; hangs < 2; hangs++) {
-		int junk = fill_queue(&name, 50);
+		int junk = fill_queue(&name, SOME);
 
 		teller = 0;
 		begin = now_ms();
@@ -277,8 +305,7 @@ test_busy_manager(void **state)
 		AWAIT(job_has_ended(&job) ||
 		      (hangs ? now_ms() >= begin + 10000 : teller_waits()));
 		begin = now_ms() - begin;
-		for (; junk > 0; junk--)
-			assert_int_equal(recv(manager, &(char){0}, 1, 0), 1);
+		drain_queue(manager, junk);
 		job_end(&job);
 		if (hangs) {
 			assert_in_range(begin, 900, 5000);
@@ -287,8 +314,7 @@ test_busy_manager(void **state)
 			assert_told(manager, word);
 		}
 	}
-	close(manager);
-	assert_int_equal(unlink(path), 0);
+	close_manager(manager);
 }
 
 static void
@@ -296,28 +322,21 @@ test_unimportant_word(void **state)
 {
 	/* Fails if nobody is served while a manager that hangs could be told
 	 * what it needn't know. */
-	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	const char *path = path_of(50);
-	int manager, junk;
+	struct sockaddr_un name;
+	int manager = open_manager(&name), junk;
 	long begin;
 
 	(void)state;
-	memcpy(name.sun_path, path, 50);
-	manager = bind_manager(&name, 50);
-	assert_int_equal(setenv("NOTIFY_SOCKET", path, 1), 0);
-	open_service();
 	service_notify("STATUS=1", false);
 	assert_told(manager, "STATUS=1");
-	junk = fill_queue(&name, 50);
+	junk = fill_queue(&name, SOME);
 	begin = now_ms();
 	for (int i = 0; i < 10; i++) /* at a second each it would be 10 */
 		service_notify("STATUS=2", false);
 	assert_in_range(now_ms() - begin, 0, 5000);
-	for (; junk > 0; junk--)
-		assert_int_equal(recv(manager, &(char){0}, 1, 0), 1);
+	drain_queue(manager, junk);
 	assert_not_told(manager);
-	close(manager);
-	assert_int_equal(unlink(path), 0);
+	close_manager(manager);
 }
 
 /* Sets, or with NULL unsets, what a manager sets. */
