@@ -25,6 +25,7 @@ stdenv.mkDerivation (
         ../VERSION
         ../man
         ../src
+        ../tests/address_ip.h
         ../tests/fortify.c
         ../tests/rules.h
         ../tests/unit

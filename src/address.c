@@ -134,22 +134,6 @@ host_port_parse(const char *text, uint32_t minimum, struct host_port *host_port)
 		       : is_name_or_ipv4(host_port->host);
 }
 
-struct address
-address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port)
-{
-	/* Family and port are at the same place in both. */
-	struct address address = {
-	    .in6 = {.sin6_family = family, .sin6_port = htons(port)},
-	    .length =
-		family == AF_INET ? sizeof(address.in) : sizeof(address.in6)};
-
-	if (family == AF_INET)
-		memcpy(&address.in.sin_addr, bytes, 4);
-	else
-		memcpy(&address.in6.sin6_addr, bytes, 16);
-	return address;
-}
-
 uint32_t
 address_port(const struct address *address)
 {
@@ -161,14 +145,18 @@ address_port(const struct address *address)
 void
 address_unmap(struct address *address)
 {
-	const uint8_t *bytes = address->in6.sin6_addr.s6_addr;
-	uint16_t port = ntohs(address->in6.sin6_port);
+	struct in6_addr ip = address->in6.sin6_addr;
+	in_port_t port = address->in6.sin6_port; /* at the same place in in */
 
 	if (address->any.sa_family != AF_INET6)
 		return;
-	*address = IN6_IS_ADDR_V4MAPPED(&address->in6.sin6_addr)
-		       ? address_ip(AF_INET, bytes + 12, port)
-		       : address_ip(AF_INET6, bytes, port);
+	if (IN6_IS_ADDR_V4MAPPED(&ip))
+		*address = (struct address){
+		    .in = {AF_INET, port, {ip.s6_addr32[3]}, {0}},
+		    .length = sizeof(address->in)};
+	else
+		*address = (struct address){.in6 = {AF_INET6, port, 0, ip, 0},
+		    .length = sizeof(address->in6)};
 }
 
 void

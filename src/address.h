@@ -65,10 +65,6 @@ bool address_has_prefix(
 bool host_port_parse(
     const char *text, uint32_t minimum, struct host_port *host_port);
 
-/* AF_INET: from 4 bytes in network order and a port; AF_INET6: from 16. */
-struct address
-address_ip(sa_family_t family, const uint8_t *bytes, uint16_t port);
-
 /* The port in host order: 16 bits for TCP, 32 for vsock. */
 uint32_t address_port(const struct address *address);
 

@@ -5,7 +5,6 @@
 #include "clock.h"
 #include "stream.h"
 
-#include <byteswap.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -14,15 +13,15 @@ size_t
 preamble_encode(const struct address *target, uint8_t bytes[PREAMBLE_SIZE_IPV6])
 {
 	struct address plain = *target;
-	uint32_t port = address_port(target), ipv4;
+	uint32_t port = address_port(target);
 
 	bytes[4] = (uint8_t)port;
 	bytes[5] = (uint8_t)(port >> 8);
 	address_unmap(&plain);
 	if (plain.any.sa_family == AF_INET) {
 		/* In the order opposite to the network's. */
-		ipv4 = bswap_32(plain.in.sin_addr.s_addr);
-		memcpy(bytes, &ipv4, sizeof(ipv4));
+		for (int i = 0; i < 4; i++)
+			bytes[i] = address_bytes(&plain)[3 - i];
 		return PREAMBLE_SIZE_IPV4;
 	}
 	if (IN6_IS_ADDR_LINKLOCAL(&plain.in6.sin6_addr))
@@ -39,6 +38,7 @@ preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 	uint64_t now = clock_ms(), deadline = now + timeout_ms;
 	uint8_t bytes[PREAMBLE_SIZE_IPV6];
 	size_t size = PREAMBLE_SIZE_IPV4;
+	struct in6_addr ip = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
 	uint16_t port;
 	ssize_t n;
 
@@ -59,11 +59,12 @@ preamble_receive(int fd, unsigned timeout_ms, struct address *target)
 			size = PREAMBLE_SIZE_IPV6;
 	}
 	port = (uint16_t)(bytes[4] | bytes[5] << 8);
-	*target = address_ip(AF_INET, bytes, port);
-	target->in.sin_addr.s_addr = bswap_32(target->in.sin_addr.s_addr);
+	for (int i = 0; i < 4; i++) /* IPv4-mapped, unless it is IPv6 */
+		ip.s6_addr[12 + i] = bytes[3 - i];
 	if (size == PREAMBLE_SIZE_IPV6)
-		*target =
-		    address_ip(AF_INET6, bytes + PREAMBLE_SIZE_IPV4, port);
+		memcpy(&ip, bytes + PREAMBLE_SIZE_IPV4, sizeof(ip));
+	*target = (struct address){.in6 = {AF_INET6, htons(port), 0, ip, 0},
+	    .length = sizeof(target->in6)};
 	address_unmap(target);
 	return port == 0 ? "the preamble names port 0" : NULL;
 }

@@ -7,6 +7,7 @@
  */
 #include "access.h"
 
+#include "../address_ip.h"
 #include "../rules.h"
 
 #include <arpa/inet.h>

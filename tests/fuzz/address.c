@@ -5,6 +5,7 @@
  * again, as the same.
  */
 #include "address.h"
+#include "../address_ip.h"
 
 #include <arpa/inet.h>
 #include <assert.h>

@@ -5,6 +5,7 @@
  * and whether a sender that stops short ends the connection.
  */
 #include "preamble.h"
+#include "../address_ip.h"
 #include "stream.h"
 
 #include <assert.h>

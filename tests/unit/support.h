@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "../address_ip.h"
 #include "address.h"
 
 #include <arpa/inet.h>
