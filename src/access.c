@@ -61,13 +61,11 @@ access_check(enum access_kind allow, const struct address *address,
 static bool
 parse_range(char *text, uint32_t least, uint32_t most, struct access_rule *r)
 {
-	char *dash = strchr(text, '-');
+	const char *first = strsep(&text, "-"); /* text: the last, or NULL */
 
-	if (dash != NULL)
-		*dash++ = '\0';
-	return address_parse_number(text, least, most, &r->first) &&
+	return address_parse_number(first, least, most, &r->first) &&
 	       address_parse_number(
-		   dash != NULL ? dash : text, r->first, most, &r->last);
+		   text != NULL ? text : first, r->first, most, &r->last);
 }
 
 /* item: as written, then with the prefix in a normal form. */

@@ -49,15 +49,13 @@ bool
 address_parse_prefix(char *text, struct address_prefix *p)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-	sa_family_t family = strchr(text, ':') == NULL ? AF_INET : AF_INET6;
+	const char *ip = strsep(&text, "/"); /* text: the bits, or NULL */
+	sa_family_t family = strchr(ip, ':') == NULL ? AF_INET : AF_INET6;
 	uint32_t most = family == AF_INET ? 32 : 128;
-	char *slash = strchr(text, '/');
 
 	*p = (struct address_prefix){family, most, {0}};
-	if (slash != NULL)
-		*slash++ = '\0';
-	if (inet_pton(family, text, p->bytes) != 1 ||
-	    (slash != NULL && !address_parse_number(slash, 0, most, &p->bits)))
+	if (inet_pton(family, ip, p->bytes) != 1 ||
+	    (text != NULL && !address_parse_number(text, 0, most, &p->bits)))
 		return false;
 	for (uint32_t i = p->bits; i < most; i++)
 		if ((p->bytes[i / 8] << i % 8 & 0x80) != 0)
