@@ -86,13 +86,11 @@ address_has_prefix(const struct address *a, const struct address_prefix *p)
 	       (rest == 0 || (bytes[n] ^ p->bytes[n]) >> (8 - rest) == 0);
 }
 
-/* What could be a host name, or is a dotted IPv4 address. */
+/* What could be a host name. */
 static bool
-is_name_or_ipv4(const char *host)
+is_name(const char *host)
 {
 	size_t end = strlen(host), label;
-	struct in_addr ignored;
-	bool is_number;
 
 	if (host[strspn(host, LETTERS DIGITS "-_.")] != '\0' ||
 	    host[0] == '-' || host[0] == '.' || strstr(host, "..") != NULL)
@@ -102,9 +100,8 @@ is_name_or_ipv4(const char *host)
 	for (label = end; label > 0 && host[label - 1] != '.';)
 		label--;
 	/* No domain, but what resolvers take for an address: inet_aton(3). */
-	is_number = label + strspn(host + label, DIGITS) == end ||
-		    strncasecmp(host + label, "0x", 2) == 0;
-	return !is_number || inet_pton(AF_INET, host, &ignored) == 1;
+	return label + strspn(host + label, DIGITS) != end &&
+	       strncasecmp(host + label, "0x", 2) != 0;
 }
 
 bool
@@ -129,7 +126,7 @@ host_port_parse(const char *text, uint32_t minimum, struct host_port *host_port)
 	host_port->is_name =
 	    !bracket && inet_pton(AF_INET, host_port->host, &ignored) != 1;
 	return bracket ? inet_pton(AF_INET6, host_port->host, &ignored) == 1
-		       : is_name_or_ipv4(host_port->host);
+		       : !host_port->is_name || is_name(host_port->host);
 }
 
 uint32_t
