@@ -82,13 +82,6 @@ static const char *const address_forms[] = {
     [OPTION_UPSTREAM_CID] = "a CID of 0 to 4294967294, or local or host",
 };
 
-/* One command line while it is parsed. */
-struct parser {
-	const struct option *options[MAX_OPTIONS]; /* both tables */
-	bool seen[MAX_OPTIONS];
-	size_t count;
-};
-
 #define USAGE_ERROR(format, ...) \
 	((void)fprintf(stderr, "error: " format HINT, __VA_ARGS__), exit(2))
 
@@ -114,17 +107,15 @@ long_form(const struct option *o)
 }
 
 _Noreturn static void
-print_help(const struct parser *p)
+print_help(const struct option *options)
 {
 	printf("Usage: %s [OPTIONS]", log_program);
-	for (size_t i = 0; i < p->count; i++) {
-		if (p->options[i]->type <= OPTION_REQUIRED)
-			printf(" %s", long_form(p->options[i]));
+	for (const struct option *o = options; o->name != NULL; o++) {
+		if (o->type <= OPTION_REQUIRED)
+			printf(" %s", long_form(o));
 	}
 	printf("\n\nOptions:\n");
-	for (size_t i = 0; i < p->count; i++) {
-		const struct option *o = p->options[i];
-
+	for (const struct option *o = options; o->name != NULL; o++) {
 		printf(o->letter == '\0' ? "      " : "  -%c, ", o->letter);
 		/* None is longer than --tcp-user-timeout <SECONDS>. */
 		printf("%-28s  %s\n", long_form(o), o->help);
@@ -162,11 +153,10 @@ parse_value(const struct option *o, const char *value)
 	}
 }
 
-/* Takes the option at index; value: NULL if there is none. */
+/* Takes one of the options; value: NULL if there is none. */
 static void
-take(struct parser *p, size_t index, const char *value)
+take(const struct option *options, struct option *o, const char *value)
 {
-	const struct option *o = p->options[index];
 	const char *form = long_form(o), *expected = o->expected, *wrong;
 
 	if (o->type <= OPTION_REQUIRED)
@@ -175,7 +165,7 @@ take(struct parser *p, size_t index, const char *value)
 		USAGE_ERROR("unexpected value '%s' for '%s': expected none",
 		    value, form);
 	if (o->type == OPTION_HELP)
-		print_help(p);
+		print_help(options);
 	if (o->type == OPTION_VERSION) {
 		printf("%s %s\n", log_program, VERSION);
 		end_of_output();
@@ -190,28 +180,26 @@ take(struct parser *p, size_t index, const char *value)
 		USAGE_ERROR("invalid item '%.*s' for '%s': expected %s",
 		    (int)strcspn(wrong, ","), wrong, form, expected);
 	}
-	if (p->seen[index] && value == NULL)
+	if (o->seen && value == NULL)
 		USAGE_ERROR("'%s' is given twice: expected once", form);
-	if (p->seen[index])
+	if (o->seen)
 		USAGE_ERROR("'%s' is given twice, now with '%s': expected once",
 		    form, value);
 	if (!parse_value(o, value))
 		USAGE_ERROR("invalid value '%s' for '%s': expected %s", value,
 		    form, expected);
-	p->seen[index] = true;
+	o->seen = true;
 }
 
-/* Finds the option of an argument: --name, --name=VALUE, -l, -lVALUE or
- * -l=VALUE. *value is NULL if the argument doesn't hold one. */
-static size_t
-find(const struct parser *p, const char *argument, const char **value)
+/* Finds the option, from o on, of an argument: --name, --name=VALUE, -l,
+ * -lVALUE or -l=VALUE. *value is NULL if the argument doesn't hold one. */
+static struct option *
+find(struct option *o, const char *argument, const char **value)
 {
 	bool is_long = strncmp(argument, "--", 2) == 0;
 	size_t end = is_long ? strcspn(argument, "=") : 2;
 
-	for (size_t i = 0; i < p->count && argument[0] == '-'; i++) {
-		const struct option *o = p->options[i];
-
+	for (; o->name != NULL && argument[0] == '-'; o++) {
 		if (is_long ? strlen(o->name) != end - 2 ||
 				  strncmp(o->name, argument + 2, end - 2) != 0
 			    : o->letter == '\0' || o->letter != argument[1])
@@ -221,7 +209,7 @@ find(const struct parser *p, const char *argument, const char **value)
 			(*value)++;
 		else if (**value == '\0')
 			*value = NULL;
-		return i;
+		return o;
 	}
 	USAGE_ERROR("unexpected argument '%s': expected an option", argument);
 }
@@ -230,43 +218,40 @@ void
 options_parse(const char *program, const struct option *table, int argc,
     char *const argv[])
 {
-	struct parser p = {.count = 0};
+	struct option options[MAX_OPTIONS + 1] = {{.name = NULL}}, *o = options;
 	const char *value, *listeners = service_listeners();
-	size_t index;
 
 	log_program = program;
 	settings.listens_on_tcp = table->type == OPTION_LISTEN_IP;
 	for (; table->name != NULL; table++)
-		p.options[p.count++] = table;
+		*o++ = *table;
 	for (table = common_table; table->name != NULL; table++) {
 		/* What the program has set by itself is no option of it. */
 		if ((table->type != OPTION_FLAG || !*table->number) &&
 		    (settings.has_targets || table->type < OPTION_RULES ||
 			table->type == OPTION_ALLOW_CLIENT))
-			p.options[p.count++] = table;
+			*o++ = *table;
 	}
 	for (int i = 1; i < argc; i++) {
-		index = find(&p, argv[i], &value);
+		o = find(options, argv[i], &value);
 		/* A value starts with a dash only if it's a negative number. */
-		if (value == NULL && p.options[index]->metavar != NULL &&
-		    i + 1 < argc &&
+		if (value == NULL && o->metavar != NULL && i + 1 < argc &&
 		    (argv[i + 1][0] != '-' ||
 			strchr("123456789", argv[i + 1][1])))
 			value = argv[++i];
-		take(&p, index, value);
+		take(options, o, value);
 	}
 	if (listeners != NULL && strcmp(listeners, "1") != 0)
 		USAGE_ERROR("LISTEN_FDS is '%s': expected 1", listeners);
 	settings.listener_passed = listeners != NULL;
-	for (size_t i = 0; i < p.count; i++) {
-		const struct option *o = p.options[i];
+	for (o = options; o->name != NULL; o++) {
 		bool passed = listeners != NULL && o->type <= OPTION_LISTEN;
 
-		if (passed && p.seen[i])
+		if (passed && o->seen)
 			USAGE_ERROR("'%s' is given, and a listener was passed "
 				    "(LISTEN_FDS): expected one of them",
 			    long_form(o));
-		if (o->type <= OPTION_REQUIRED && !passed && !p.seen[i])
+		if (o->type <= OPTION_REQUIRED && !passed && !o->seen)
 			USAGE_ERROR("'%s' is missing: expected %s",
 			    long_form(o), address_forms[o->type]);
 	}

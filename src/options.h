@@ -61,12 +61,14 @@ struct option {
 	const char *expected; /* what they have to be */
 	unsigned minimum, maximum;
 	const char *const *words; /* NULL at the end */
+	bool seen;                /* on this command line */
 };
 
 /* The fields of the row of a number among the settings. */
-#define OPTION_SETTING(name, metavar, field, lo, hi, help)             \
-	OPTION_NUMBER, 0, name, metavar, help " [" #lo " to " #hi "]", \
-	    &settings.field, "a whole number of " #lo " to " #hi, lo, hi, NULL
+#define OPTION_SETTING(name, metavar, field, lo, hi, help)                \
+	OPTION_NUMBER, 0, name, metavar, help " [" #lo " to " #hi "]",    \
+	    &settings.field, "a whole number of " #lo " to " #hi, lo, hi, \
+	    NULL, false
 
 /* The row of more than one program, but not of all. */
 #define OPTION_SEND_PROXY_V2                                           \

@@ -48,7 +48,7 @@ static const struct option vsock_table[] = {
 	.help = "where to listen"},
     {OPTION_UPSTREAM_IP, 'i', "ip-addr", "IP_ADDR", .help = "where to go"},
     {OPTION_NUMBER, 0, "own-number", "N", "a number", &values.number,
-	"a whole number of 1 to 10", 1, 10, NULL},
+	"a whole number of 1 to 10", 1, 10, NULL, false},
     {.name = NULL},
 };
 
