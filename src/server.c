@@ -198,8 +198,7 @@ open_listener(char *text, size_t size)
 		reason = stream_reason(AF_VSOCK, errno);
 		address_format(&address, text, size);
 	} else {
-		listener = stream_open(&settings.host, 0, &address, &reason);
-		(void)snprintf(text, size, "%s", settings.host.text);
+		listener = stream_open(&settings.host, 0, text, &reason);
 	}
 	if (listener == -1) {
 		log_line(LEVEL_ERROR,

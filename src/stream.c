@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/time.h>
@@ -169,15 +170,17 @@ stream_send(int fd, const uint8_t *bytes, size_t size)
 
 int
 stream_open(const struct host_port *host_port, unsigned timeout_ms,
-    struct address *address, const char **reason)
+    char text[ADDRESS_TEXT_SIZE], const char **reason)
 {
 	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
 	struct addrinfo *list, *i;
+	struct address address;
 	unsigned count = 0;
 	int fd = -1;
 	int error =
 	    getaddrinfo(host_port->host, host_port->port, &hints, &list);
 
+	(void)snprintf(text, ADDRESS_TEXT_SIZE, "%s", host_port->text);
 	if (error != 0) {
 		*reason = error == EAI_SYSTEM ? stream_reason(AF_UNSPEC, errno)
 					      : gai_strerror(error);
@@ -186,13 +189,15 @@ stream_open(const struct host_port *host_port, unsigned timeout_ms,
 	for (i = list; i != NULL; i = i->ai_next)
 		count++;
 	for (i = list; i != NULL && fd == -1; i = i->ai_next) {
-		*address = (struct address){.length = i->ai_addrlen};
-		memcpy(&address->any, i->ai_addr, i->ai_addrlen);
-		fd = timeout_ms == 0 ? stream_listen(address)
-				     : stream_connect(address,
+		address = (struct address){.length = i->ai_addrlen};
+		memcpy(&address.any, i->ai_addr, i->ai_addrlen);
+		fd = timeout_ms == 0 ? stream_listen(&address)
+				     : stream_connect(&address,
 					   (timeout_ms + count - 1) / count);
 		if (fd == -1)
 			*reason = stream_reason(i->ai_family, errno);
+		else
+			address_format(&address, text, ADDRESS_TEXT_SIZE);
 	}
 	freeaddrinfo(list);
 	return fd;

@@ -38,10 +38,10 @@ int stream_send(int fd, const uint8_t *bytes, size_t size);
 /* Resolves HOST:PORT, which may block for as long as the resolver likes, and
  * does one of the above with each address in turn until it succeeds:
  * stream_listen() if timeout_ms is 0, else stream_connect() with an equal
- * share of timeout_ms. *address is the one taken. Returns the descriptor, or
- * -1 with *reason set (static text, needs no errno). */
+ * share of timeout_ms. text is the one taken, or HOST:PORT. Returns the
+ * descriptor, or -1 with *reason set (static text, needs no errno). */
 int stream_open(const struct host_port *host_port, unsigned timeout_ms,
-    struct address *address, const char **reason);
+    char text[ADDRESS_TEXT_SIZE], const char **reason);
 
 /* The address that a redirected TCP connection was meant for before NAT:
  * SO_ORIGINAL_DST (getorigdst() in net/netfilter/nf_conntrack_proto.c).

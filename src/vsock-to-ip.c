@@ -4,8 +4,6 @@
 #include "server.h"
 #include "stream.h"
 
-#include <stdio.h>
-
 static const struct option options[] = {
     {OPTION_LISTEN_VSOCK, 'v', "vsock-addr", "VSOCK_ADDR",
 	.help = "vsock address of the listener side (e.g. 88:4000)"},
@@ -17,16 +15,8 @@ static const struct option options[] = {
 static int
 dial(struct connection *c)
 {
-	struct address address;
-	int fd = stream_open(&settings.host, settings.connect_timeout * 1000,
-	    &address, &c->reason);
-
-	if (fd == -1) /* none of its addresses: name it as written */
-		(void)snprintf(
-		    c->upstream, sizeof(c->upstream), "%s", settings.host.text);
-	else
-		address_format(&address, c->upstream, sizeof(c->upstream));
-	return fd;
+	return stream_open(&settings.host, settings.connect_timeout * 1000,
+	    c->upstream, &c->reason);
 }
 
 int
