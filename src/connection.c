@@ -54,13 +54,6 @@ connection_check(struct connection *c, const struct address *target)
 }
 
 int
-connection_target(struct connection *c, struct address *target)
-{
-	c->reason = stream_original_destination(c->relay.client, target);
-	return c->reason == NULL ? connection_check(c, target) : -1;
-}
-
-int
 connection_connect(struct connection *c, const struct address *upstream,
     const uint8_t *first, size_t size)
 {

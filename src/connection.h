@@ -40,9 +40,6 @@ typedef int dial_function(struct connection *c);
  * with c->reason set. */
 int connection_check(struct connection *c, const struct address *target);
 
-/* Likewise, of a redirected client's original destination: *target. */
-int connection_target(struct connection *c, struct address *target);
-
 /* For them, too: connects, notes c->upstream, and sends what comes before any
  * byte of the client (size 0: nothing). Returns as they do; of an upstream that
  * closed and didn't take it, still the socket: what it had said is relayed. */

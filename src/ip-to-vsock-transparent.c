@@ -3,6 +3,7 @@
 #include "options.h"
 #include "preamble.h"
 #include "server.h"
+#include "stream.h"
 
 static const struct option options[] = {
     {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR",
@@ -20,7 +21,8 @@ dial(struct connection *c)
 	struct address target;
 	size_t size;
 
-	if (connection_target(c, &target) == -1)
+	c->reason = stream_original_destination(c->relay.client, &target);
+	if (c->reason != NULL || connection_check(c, &target) == -1)
 		return -1;
 	size = preamble_encode(&target, preamble);
 	if (size == 0) {

@@ -3,6 +3,7 @@
 #include "options.h"
 #include "proxy_header.h"
 #include "server.h"
+#include "stream.h"
 
 static const struct option options[] = {
     {OPTION_LISTEN_IP, 'i', "ip-addr", "IP_ADDR",
@@ -21,7 +22,8 @@ dial(struct connection *c)
 	struct address target, upstream = settings.vsock;
 	size_t size = 0;
 
-	if (connection_target(c, &target) == -1)
+	c->reason = stream_original_destination(c->relay.client, &target);
+	if (c->reason != NULL || connection_check(c, &target) == -1)
 		return -1;
 	upstream.vm.svm_port = address_port(&target);
 	if (settings.send_proxy_v2)
