@@ -78,7 +78,7 @@ ALL_LDFLAGS = $(BASE_LDFLAGS) $(HARDENING_LINK) $(SANITIZE_FLAGS) $(CFLAGS) \
 PROGRAMS = ip-to-vsock vsock-to-ip ip-to-vsock-transparent \
 	vsock-to-ip-transparent port-to-vsock-transparent
 MODULES = access address capacity confine connection copy log options preamble \
-	proxy_header relay server service stream
+	proxy_header relay server service stream worker
 PROGRAM_FILES = $(PROGRAMS:%=$(O)/%)
 MODULE_OBJECTS = $(MODULES:%=$(O)/%.o)
 
@@ -95,9 +95,6 @@ endif
 $(O)/%.o: src/%.c VERSION Makefile
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
-
-# It would touch all of the second thread's stack.
-$(O)/relay.o: ALL_CFLAGS += -fno-stack-clash-protection
 
 $(O)/libproxy.a: $(MODULE_OBJECTS)
 	rm -f $@
@@ -151,30 +148,33 @@ NEEDS_address = address
 NEEDS_capacity = capacity
 NEEDS_confine = confine
 NEEDS_connection = connection options service access relay copy stream \
-	address log
+	address log worker
 NEEDS_copy = copy
 NEEDS_log = log
 NEEDS_options = options access address log service
 NEEDS_preamble = preamble stream address
 NEEDS_proxy_header = proxy_header address
-NEEDS_relay = relay copy stream address
+NEEDS_relay = relay copy stream address worker
 NEEDS_server = server capacity connection options service access relay copy \
-	stream address log
+	stream address log worker
 NEEDS_service = service
 NEEDS_stream = stream address
+NEEDS_worker = worker
 WRAPS_capacity = open prlimit
 WRAPS_confine = close log_line prctl prlimit syscall
 WRAPS_connection = clock_gettime close connect free log_line malloc poll \
-	pthread_create pthread_mutex_unlock relay_run stream_complete \
-	stream_connect stream_gone stream_original_destination stream_send
+	pthread_mutex_unlock relay_run stream_complete \
+	stream_connect stream_gone stream_original_destination stream_send \
+	worker_start
 WRAPS_copy = close fcntl mmap munmap pipe2 poll recv send setsockopt splice
 WRAPS_log = clock_gettime poll write
 WRAPS_preamble = clock_gettime poll recv
-WRAPS_relay = clock_gettime connect poll pthread_create recv send setsockopt \
-	shutdown splice stream_delivered stream_error stream_gone
+WRAPS_relay = clock_gettime connect poll recv send setsockopt shutdown splice \
+	stream_delivered stream_error stream_gone worker_start
 WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
-	eventfd getaddrinfo malloc open poll pthread_create signalfd stream_listen \
-	stream_prepare
+	eventfd getaddrinfo malloc open poll signalfd stream_listen stream_prepare \
+	worker_start
+WRAPS_worker = pthread_create pthread_detach
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll recv send setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \
@@ -196,7 +196,7 @@ PROBE_FILES = $(PROGRAMS:%=$(O)/probe/%)
 FAULT_FILES = $(if $(SANITIZE),,$(PROGRAMS:%=$(O)/fault/%))
 WRAPS_fault = accept4 calloc clock_gettime connect fcntl free getaddrinfo \
 	getsockname getsockopt malloc mmap munmap pipe2 poll pthread_create \
-	recv send setsockopt shutdown socket splice write
+	recv sem_timedwait send setsockopt shutdown socket splice write
 
 # cmocka 2 calls deprecated what cmocka 1 has nothing else for.
 $(O)/tests/%.o: tests/%.c VERSION Makefile
@@ -250,9 +250,8 @@ RUN_SANITIZED = --timeout 3600 --env \
 endif
 ifneq ($(findstring thread,$(SANITIZE)),)
 # The sanitizer's own data takes 800 KB of each thread's stack.
-$(O)/connection.o: ALL_CFLAGS += -DSTACK_SIZE=2097152
+$(O)/worker.o $(O)/tests/unit/worker.o: ALL_CFLAGS += -DSTACK_SIZE=2097152
 $(O)/tests/integration/program.o: SANITIZE_FLAGS += -DSANITIZER_THREADS=1
-$(O)/relay.o $(O)/tests/unit/relay.o: ALL_CFLAGS += -DSTACK_SIZE=1048576
 endif
 
 # Where the black-box suite finds the programs, by the end they stand on.

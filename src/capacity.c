@@ -36,17 +36,17 @@ read_text(const char *path, char *text, size_t size)
 		close(fd);
 }
 
-/* The number of threads in a file: 0 if there is none, or "max". */
+/* The number in a file, 0 if there is none, or "max"; each: per connection. */
 static void
-consider_file(const char *path, const char *name)
+consider_file(const char *path, unsigned each, const char *name)
 {
 	char text[32];
-	uint64_t threads;
+	uint64_t number;
 
 	read_text(path, text, sizeof(text));
-	threads = strtoull(text, NULL, 10);
-	if (threads != 0)
-		consider(threads / 2, name);
+	number = strtoull(text, NULL, 10);
+	if (number != 0)
+		consider(number / each, name);
 }
 
 /* The limit of a control group (version 2) counts for all groups below it. */
@@ -65,7 +65,7 @@ consider_control_groups(void)
 		*end = '\0';
 		(void)snprintf(
 		    path, sizeof(path), "/sys/fs/cgroup%s/pids.max", group);
-		consider_file(path, "pids.max");
+		consider_file(path, 2, "pids.max");
 	} while ((end = strrchr(group, '/')) != NULL);
 }
 
@@ -83,9 +83,10 @@ capacity_connections(unsigned descriptors, const char **name)
 	(void)prlimit(0, RLIMIT_NOFILE, NULL, &files); /* what it became */
 	consider(files.rlim_cur / descriptors, "RLIMIT_NOFILE");
 	consider(threads.rlim_cur / 2, "RLIMIT_NPROC");
-	consider_file("/proc/sys/kernel/threads-max", "threads-max");
-	consider_file("/proc/sys/kernel/pid_max", "pid_max");
-	consider_file("/proc/sys/vm/max_map_count", "max_map_count");
+	consider_file("/proc/sys/kernel/threads-max", 2, "threads-max");
+	consider_file("/proc/sys/kernel/pid_max", 2, "pid_max");
+	/* Two stacks and what guards them. */
+	consider_file("/proc/sys/vm/max_map_count", 4, "max_map_count");
 	consider_control_groups();
 	*name = least_name;
 	return least > CAPACITY_SPARE ? (unsigned)least - CAPACITY_SPARE : 1;

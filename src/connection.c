@@ -7,6 +7,7 @@
 #include "log.h"
 #include "options.h"
 #include "stream.h"
+#include "worker.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -16,11 +17,6 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-/* getaddrinfo(3) needs room; only the pages used are backed by memory. */
-#ifndef STACK_SIZE /* sanitizers need more */
-#define STACK_SIZE 262144
-#endif
 
 static const char *const end_words[] = {
     [RELAY_EOF] = "eof",
@@ -35,7 +31,6 @@ static const char *const end_words[] = {
 };
 
 static dial_function *dial_upstream;
-static pthread_attr_t attr;     /* of threads */
 static struct copy_way ways[2]; /* to TCP, to vsock */
 static int freed;               /* eventfd(2): count fell below limit */
 static atomic_uint count, limit;
@@ -124,7 +119,7 @@ end_connection(struct connection *c)
 		(void)eventfd_write(freed, 1); /* it can't be full */
 }
 
-static void *
+static void
 run_connection(void *argument)
 {
 	struct connection *c = argument;
@@ -150,16 +145,12 @@ run_connection(void *argument)
 			relay_fail(&c->relay, RELAY_NO_RESOURCES, errno);
 	}
 	end_connection(c);
-	return NULL;
 }
 
 int
 connection_open(dial_function *dial)
 {
 	dial_upstream = dial;
-	(void)pthread_attr_init(&attr); /* can't fail; nor those: */
-	(void)pthread_attr_setstacksize(&attr, STACK_SIZE);
-	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	/* DESIGN.md says why. */
 	ways[0].splice = settings.copy != COPY_BUFFER;
 	ways[0].bulk_splice = settings.copy == COPY_SPLICE;
@@ -181,7 +172,6 @@ connection_start(struct connection *c, int fd, const struct address *peer)
 {
 	static uint64_t quiet_until;
 	static unsigned unlogged;
-	pthread_t thread;
 	int error;
 
 	pthread_mutex_lock(&lock);
@@ -190,7 +180,10 @@ connection_start(struct connection *c, int fd, const struct address *peer)
 	    .number = ++accepted,
 	    .accepted = clock_ms(),
 	    .peer = *peer,
-	    .relay = {.client = fd, .upstream = -1, .paired = settings.paired},
+	    .relay = {.client = fd,
+		.upstream = -1,
+		.paired = settings.paired,
+		.job = {run_connection, c}},
 	    .upstream = "-",
 	    .target = "-"};
 	address_unmap(&c->peer);
@@ -208,7 +201,7 @@ connection_start(struct connection *c, int fd, const struct address *peer)
 		end_connection(c);
 		return 0;
 	}
-	error = pthread_create(&thread, &attr, run_connection, c);
+	error = worker_start(&c->relay.job);
 	if (error != 0) {
 		c->end = RELAY_NO_RESOURCES;
 		c->reason = stream_reason(AF_UNSPEC, error);

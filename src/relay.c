@@ -6,17 +6,10 @@
 #include "relay.h"
 #include "clock.h"
 #include "stream.h"
+#include "worker.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-
-/* Of the second thread, as a part of the first one's: it has ended by then, and
- * a connection costs one mapping less to make. It needs a tenth of this, which
- * is the least that glibc takes on aarch64. */
-#ifndef STACK_SIZE /* sanitizers need more */
-#define STACK_SIZE 131072
-#endif
 
 #define WATCH_MS 900
 #define GONE_MS 60000 /* what TCP gives a socket that nobody has any more */
@@ -119,7 +112,7 @@ pass_on_eof(struct direction *d)
 		    errno == ENOTCONN ? ECONNRESET : errno);
 }
 
-static void *
+static void
 run_direction(void *argument)
 {
 	struct direction *d = argument;
@@ -159,7 +152,7 @@ run_direction(void *argument)
 		record(relay, d->from_error, error);
 	if (relay->failure != 0)
 		end_both(relay);
-	return NULL;
+	(void)sem_post(&relay->ended); /* now d may be gone */
 }
 
 void
@@ -169,21 +162,19 @@ relay_run(struct relay *relay, struct copy_way up_way, struct copy_way down_way)
 	    up = {relay, &down, relay->client, relay->upstream, up_way,
 		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, &relay->up, 0, false,
 		false, false};
-	_Alignas(max_align_t) char stack[STACK_SIZE];
-	pthread_attr_t attr;
-	pthread_t thread;
 	int error;
 
 	down = (struct direction){relay, &up, relay->upstream, relay->client,
 	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, &relay->down, 0,
 	    false, false, false};
-	(void)pthread_attr_init(&attr); /* can't fail on Linux */
-	(void)pthread_attr_setstack(&attr, stack, sizeof(stack));
-	error = pthread_create(&thread, &attr, run_direction, &down);
+	relay->job = (struct worker_job){run_direction, &down};
+	(void)sem_init(&relay->ended, 0, 0); /* can't fail */
+	error = worker_start(&relay->job);
 	if (error != 0) {
 		relay_fail(relay, RELAY_NO_RESOURCES, error);
 		return;
 	}
-	(void)run_direction(&up);
-	pthread_join(thread, NULL);
+	run_direction(&up);
+	for (int directions = 2; directions > 0;)
+		directions -= sem_wait(&relay->ended) == 0; /* or EINTR */
 }

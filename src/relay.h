@@ -2,6 +2,9 @@
 /* Both directions of a connection: half-close, and abort, which must show. */
 #pragma once
 #include "copy.h"
+#include "worker.h"
+
+#include <semaphore.h>
 
 /* How a connection ended. */
 enum relay_end {
@@ -22,14 +25,15 @@ struct relay {
 	atomic_int failure; /* the first: its relay_end times 65,536, + errno */
 	copy_deadline deadline; /* since there is a failure; 1: all was reset */
 	bool paired; /* the vsock peer closes both ways only when it gives up */
+	struct worker_job job; /* free before relay_run(), for the first one */
+	sem_t ended;           /* how many directions have */
 };
 
 /* Relays in this thread and a second one, until both directions have ended.
  * End-of-file from one side becomes shutdown(SHUT_WR) of the other when all
  * data is delivered; the opposite direction goes on without a time limit. When
  * one side fails, what it had sent is delivered to the other, for 10 s at most;
- * then both sockets are stream_reset(), or closing them resets. Needs 160 KiB
- * of stack. */
+ * then both sockets are stream_reset(), or closing them resets. */
 void relay_run(
     struct relay *relay, struct copy_way up_way, struct copy_way down_way);
 

@@ -10,10 +10,13 @@
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -177,15 +180,60 @@ WRAPPED(int, getaddrinfo,
 	return error != 0 ? error : __real_getaddrinfo(host, port, hints, list);
 }
 
+/* What of a thread a job could change for the next one. */
+struct leftovers {
+	sigset_t mask;
+	char name[16];
+	int cancel_state, cancel_type;
+};
+
+static struct leftovers fresh; /* a new thread's: like the main thread's */
+
+static struct leftovers
+look_at_thread(void)
+{
+	struct leftovers now;
+
+	memset(&now, 0, sizeof(now));
+	(void)pthread_sigmask(SIG_SETMASK, NULL, &now.mask);
+	(void)prctl(PR_GET_NAME, now.name);
+	(void)pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &now.cancel_state);
+	(void)pthread_setcancelstate(now.cancel_state, NULL);
+	(void)pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &now.cancel_type);
+	(void)pthread_setcanceltype(now.cancel_type, NULL);
+	return now;
+}
+
 WRAPPED(int, pthread_create,
     (pthread_t * thread, const pthread_attr_t *attributes, void *(*run)(void *),
 	void *argument))
 {
 	int error = due(FAULT_PTHREAD_CREATE);
 
+	if (is_main)
+		fresh = look_at_thread();
 	return error != 0
 		   ? error
 		   : __real_pthread_create(thread, attributes, run, argument);
+}
+
+/* Only threads whose job has ended call this. */
+WRAPPED(int, sem_timedwait, (sem_t * given, const struct timespec *until))
+{
+	struct leftovers now = look_at_thread();
+	int result;
+
+	if (fault != &none && !fault->threads_wait) {
+		errno = ETIMEDOUT;
+		return -1;
+	}
+	if (memcmp(&now, &fresh, sizeof(now)) != 0)
+		fault->leftovers++;
+	result = __real_sem_timedwait(given, until);
+	fault->jobs_taken += result == 0;
+	is_old = false;
+	errno = EDOM;
+	return result;
 }
 
 WRAPPED(void *, mmap,

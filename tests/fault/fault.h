@@ -61,6 +61,12 @@ struct fault {
 	 * where a thread waits in it; and how often one could not. */
 	atomic_bool busy;
 	atomic_uint refused;
+	/* Threads whose job has ended may wait for the next; else they end, and
+	 * each job has a new one. How many got one, with EDOM as errno; and how
+	 * many had a signal mask, a name or a state of cancellation before that
+	 * no new thread has. */
+	atomic_bool threads_wait;
+	atomic_uint jobs_taken, leftovers;
 	/* How far CLOCK_MONOTONIC is ahead. */
 	atomic_uint ahead_s;
 	/* What the program has of mmap(2) and malloc(3), and not given back. */

@@ -19,12 +19,6 @@
 
 #include <linux/sockios.h>
 
-#ifdef __SANITIZE_THREAD__ /* see the Makefile */
-#define STACK_MOST (2048 * 1024)
-#else
-#define STACK_MOST (1024 * 1024)
-#endif
-
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 int __real_close(int fd);
@@ -40,10 +34,8 @@ void *__real_malloc(size_t size);
 void *__wrap_malloc(size_t size);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument);
+int __real_worker_start(struct worker_job *job);
+int __wrap_worker_start(struct worker_job *job);
 void
 __real_relay_run(struct relay *relay, struct copy_way up, struct copy_way down);
 void
@@ -77,8 +69,6 @@ static struct {
 	_Atomic bool holds_close; /* in all threads but the main one */
 	_Atomic bool busy;        /* sockets can't be disconnected */
 
-	size_t stack_size; /* that was asked for, for the first thread */
-	bool created_detached;
 	struct copy_way up, down; /* of the last relay, and its sockets' */
 	bool paired;
 	_Atomic unsigned connect_timeout;
@@ -231,22 +221,14 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 }
 
 int
-__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument)
+__wrap_worker_start(struct worker_job *job)
 {
-	int state = -1, error = 0;
 	size_t i = calls.creates++;
+	int error = 0;
 
-	(void)pthread_attr_getdetachstate(attributes, &state);
-	if (i == 0) {
-		(void)pthread_attr_getstacksize(attributes, &calls.stack_size);
-		calls.created_detached = state == PTHREAD_CREATE_DETACHED;
-	}
 	if (i < LENGTH(calls.create_errors))
 		error = calls.create_errors[i];
-	if (error != 0)
-		return error;
-	return __real_pthread_create(thread, attributes, run, argument);
+	return error != 0 ? error : __real_worker_start(job);
 }
 
 void
@@ -927,19 +909,6 @@ test_resets(void **state)
 		assert_end(line, ends[i % 2], strerror(ECONNRESET));
 		assert_serves();
 	}
-}
-
-static void
-test_threads(void **state)
-{
-	/* Fails if idle connections take the address space of libc's default
-	 * stacks, or have too small ones for getaddrinfo(3), or if threads that
-	 * have ended are never given back. */
-	(void)state;
-	assert_serves();
-	assert_in_range(calls.stack_size, 128 * 1024, STACK_MOST);
-	assert_true(calls.created_detached);
-	assert_true(dialling.is_detached);
 }
 
 static void
@@ -2222,7 +2191,6 @@ main(void)
 	    TEST(test_client_denied),
 	    TEST(test_client_denied_mapped),
 	    TEST(test_resets),
-	    TEST(test_threads),
 	    TEST(test_engine),
 	    TEST(test_paired),
 	    TEST(test_client_unmapped),
@@ -2256,7 +2224,7 @@ main(void)
 	};
 
 	limit_tests(tests, LENGTH(tests));
-	if (__real_pthread_create(&first, NULL, note_own_threads, NULL) != 0 ||
+	if (pthread_create(&first, NULL, note_own_threads, NULL) != 0 ||
 	    pthread_join(first, NULL) != 0)
 		return 1;
 	(void)signal(SIGPIPE, SIG_IGN);

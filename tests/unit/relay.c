@@ -11,20 +11,14 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
-#ifndef STACK_SIZE
-#define STACK_SIZE 131072 /* as in relay.c */
-#endif
-
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 int __real_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument);
+int __real_worker_start(struct worker_job *job);
+int __wrap_worker_start(struct worker_job *job);
 ssize_t __real_recv(int fd, void *buffer, size_t size, int flags);
 ssize_t __wrap_recv(int fd, void *buffer, size_t size, int flags);
 ssize_t __real_send(int fd, const void *buffer, size_t size, int flags);
@@ -49,7 +43,7 @@ int __wrap_stream_error(int fd);
 
 /* What goes wrong. Set before the relay starts. */
 static struct {
-	int create_error;                /* of the relay's pthread_create(3) */
+	int create_error;                /* of the relay's worker_start() */
 	int shutdown_error, shutdown_fd; /* of SHUT_WR */
 	bool busy_while_waiting; /* disconnecting says so, as long as it is */
 	int read_fd;             /* the first read of this descriptor: */
@@ -93,30 +87,6 @@ static atomic_bool shut[256];
 static _Atomic size_t polls;
 /* The most that was written by one call. */
 static _Atomic size_t largest[256];
-
-/* Of the second thread of the last relay. */
-static struct {
-	void *stack;
-	size_t size;
-	void *near;    /* something on the stack of the first one */
-	size_t memory; /* that its stack takes before it runs */
-} thread_made;
-
-/* How much of this part of the address space is memory. */
-static size_t
-resident(void *part, size_t size)
-{
-	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	const size_t gap = -(uintptr_t)part % page;
-	unsigned char pages[STACK_SIZE / 4096];
-	size_t bytes = 0;
-
-	if (mincore((char *)part + gap, size - gap, pages) == -1)
-		return SIZE_MAX;
-	for (size_t i = 0; i * page < size - gap; i++)
-		bytes += (pages[i] & 1) * page;
-	return bytes;
-}
 
 static void
 wait_in_time(sem_t *semaphore)
@@ -290,20 +260,10 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 static _Thread_local bool is_relay;
 
 int
-__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument)
+__wrap_worker_start(struct worker_job *job)
 {
-	if (!is_relay)
-		return __real_pthread_create(thread, attributes, run, argument);
-	if (faults.create_error != 0)
-		return faults.create_error;
-	(void)pthread_attr_getstack(
-	    attributes, &thread_made.stack, &thread_made.size);
-	thread_made.near = __builtin_frame_address(0);
-	if (thread_made.size == STACK_SIZE)
-		thread_made.memory =
-		    resident(thread_made.stack, thread_made.size);
-	return __real_pthread_create(thread, attributes, run, argument);
+	return is_relay && faults.create_error != 0 ? faults.create_error
+						    : __real_worker_start(job);
 }
 
 ssize_t
@@ -734,31 +694,6 @@ test_chunks(void **state)
 		assert_int_equal(largest[relay.client.ours], 7000);
 		finish();
 	}
-}
-
-static void
-test_second_stack(void **state)
-{
-	/* Fails if a connection costs a mapping more than it needs: the second
-	 * thread's stack is a part of the first one's. Some C libraries demand
-	 * more than that, and then have their way. Or if making room for it
-	 * takes memory for all of it, as stack clash protection would. */
-	uintptr_t stack, near;
-
-	(void)state;
-	prepare(0);
-	start();
-	half_close(relay.client.peer);
-	half_close(relay.upstream.peer);
-	assert_ends(RELAY_EOF, 0);
-	finish();
-	if (sysconf(_SC_THREAD_STACK_MIN) > 131072)
-		skip();
-	stack = (uintptr_t)thread_made.stack;
-	near = (uintptr_t)thread_made.near;
-	assert_int_equal(thread_made.size, STACK_SIZE);
-	assert_in_range(near, stack - 4096, stack + thread_made.size + 4096);
-	assert_true(thread_made.memory <= STACK_SIZE / 2);
 }
 
 static void
@@ -1922,7 +1857,6 @@ main(void)
 	    cmocka_unit_test(test_ends_while_passed_on),
 	    cmocka_unit_test(test_no_spin),
 	    cmocka_unit_test(test_chunks),
-	    cmocka_unit_test(test_second_stack),
 	    cmocka_unit_test(test_both_reset),
 	    cmocka_unit_test(test_reset),
 	    cmocka_unit_test(test_reset_of_answer),

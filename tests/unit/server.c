@@ -47,10 +47,8 @@ int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument);
+int __real_worker_start(struct worker_job *job);
+int __wrap_worker_start(struct worker_job *job);
 int __real_signalfd(int fd, const sigset_t *set, int flags);
 int __wrap_signalfd(int fd, const sigset_t *set, int flags);
 int __real_stream_listen(const struct address *address);
@@ -312,17 +310,13 @@ __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
 }
 
 int
-__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-    void *(*run)(void *), void *argument)
+__wrap_worker_start(struct worker_job *job)
 {
 	int error = 0;
 
-	if (!is_server)
-		return __real_pthread_create(thread, attributes, run, argument);
-	error = scripted(shared->create_errors, &shared->creates);
-	if (error != 0)
-		return error;
-	return __real_pthread_create(thread, attributes, run, argument);
+	if (is_server)
+		error = scripted(shared->create_errors, &shared->creates);
+	return error != 0 ? error : __real_worker_start(job);
 }
 
 int

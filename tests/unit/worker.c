@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Unit tests of worker. Threads are told apart by their gettid(2). */
+#include "worker.h"
+
+#include "support.h"
+
+#include <dirent.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#ifdef __SANITIZE_THREAD__ /* see the Makefile */
+#define STACK_MOST (2048 * 1024)
+#else
+#define STACK_MOST (1024 * 1024)
+#endif
+#define AT_ONCE 20
+#define WAITING 8 /* as many as may wait */
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+    void *(*run)(void *), void *argument);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+    void *(*run)(void *), void *argument);
+
+int __real_pthread_detach(pthread_t thread);
+int __wrap_pthread_detach(pthread_t thread);
+
+static struct {
+	size_t creates;
+	_Atomic size_t detached;
+	int error;         /* of the next ones */
+	size_t stack_size; /* asked for by the last */
+} calls;
+
+int
+__wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+    void *(*run)(void *), void *argument)
+{
+	calls.creates++;
+	if (calls.error != 0)
+		return calls.error;
+	(void)pthread_attr_getstacksize(attributes, &calls.stack_size);
+	return __real_pthread_create(thread, attributes, run, argument);
+}
+
+int
+__wrap_pthread_detach(pthread_t thread)
+{
+	calls.detached++;
+	return __real_pthread_detach(thread);
+}
+
+/* A job that says which thread has it, and waits until it is to end. */
+static struct task {
+	struct worker_job job;
+	_Atomic pid_t thread; /* 0: none yet */
+	_Atomic int runs;
+	atomic_bool over;
+	sem_t go;
+} tasks[AT_ONCE];
+
+static void
+run_task(void *argument)
+{
+	struct task *t = argument;
+
+	t->job = (struct worker_job){0}; /* it's ours again */
+	t->runs++;
+	t->thread = gettid();
+	while (sem_wait(&t->go) == -1)
+		continue;
+	t->over = true; /* now it may be started again */
+}
+
+static void
+start(struct task *t)
+{
+	t->thread = 0;
+	t->runs = 0;
+	t->over = false;
+	t->job = (struct worker_job){.run = run_task, .argument = t};
+	assert_int_equal(sem_init(&t->go, 0, 0), 0);
+	assert_int_equal(worker_start(&t->job), 0);
+}
+
+static void
+await(struct task *t)
+{
+	AWAIT(t->thread != 0);
+}
+
+static void
+end(struct task *t)
+{
+	assert_int_equal(sem_post(&t->go), 0);
+	AWAIT(t->over);
+}
+
+/* How many threads there are but for this one. */
+static int
+others(void)
+{
+	DIR *folder = opendir("/proc/self/task");
+	int count = -3; /* this one, ".", ".." */
+
+	assert_non_null(folder);
+	while (readdir(folder) != NULL)
+		count++;
+	closedir(folder);
+	return count;
+}
+
+static int extra; /* a sanitizer's thread */
+
+static int
+set_up(void **state)
+{
+	(void)state;
+	AWAIT(others() == extra);
+	memset(&calls, 0, sizeof(calls));
+	return 0;
+}
+
+/* Whether the thread of a task waits for the next one: it sleeps, and the task
+ * is over. */
+static bool
+waits(const struct task *t)
+{
+	char path[64], state = '?';
+	int value = 1;
+	FILE *file;
+
+	(void)snprintf(
+	    path, sizeof(path), "/proc/self/task/%d/stat", t->thread);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return false;
+	if (fscanf(file, "%*d %*s %c", &state) != 1)
+		state = '?';
+	fclose(file);
+	return sem_getvalue((sem_t *)&t->go, &value) == 0 && value == 0 &&
+	       state == 'S';
+}
+
+static void
+test_one_each(void **state)
+{
+	/* Fails if a job waits for the end of another, or runs twice. */
+	(void)state;
+	for (int round = 0; round < 3; round++) {
+		for (size_t i = 0; i < AT_ONCE; i++)
+			start(&tasks[i]);
+		for (size_t i = 0; i < AT_ONCE; i++)
+			await(&tasks[i]);
+		for (size_t i = 0; i < AT_ONCE; i++) {
+			for (size_t j = 0; j < i; j++)
+				assert_int_not_equal(
+				    tasks[i].thread, tasks[j].thread);
+			assert_int_equal(tasks[i].runs, 1);
+		}
+		for (size_t i = 0; i < AT_ONCE; i++)
+			end(&tasks[i]);
+	}
+}
+
+static void
+test_next_job(void **state)
+{
+	/* Fails if each job costs a thread. */
+	pid_t first;
+
+	(void)state;
+	start(&tasks[0]);
+	await(&tasks[0]);
+	first = tasks[0].thread;
+	for (size_t i = 1; i < AT_ONCE; i++) {
+		end(&tasks[i - 1]);
+		AWAIT(waits(&tasks[i - 1]));
+		start(&tasks[i]);
+		await(&tasks[i]);
+		assert_int_equal(tasks[i].thread, first);
+	}
+	assert_int_equal(calls.creates, 1);
+	/* One that has a job takes no other. */
+	start(&tasks[0]);
+	await(&tasks[0]);
+	assert_int_not_equal(tasks[0].thread, first);
+	assert_int_equal(calls.creates, 2);
+	end(&tasks[0]);
+	end(&tasks[AT_ONCE - 1]);
+}
+
+static void
+test_waits_for_a_second(void **state)
+{
+	/* Fails if threads that nobody needs stay, or leave at once. */
+	long begin;
+
+	(void)state;
+	start(&tasks[0]);
+	await(&tasks[0]);
+	begin = now_ms();
+	end(&tasks[0]);
+	AWAIT(others() == extra);
+	assert_in_range(now_ms() - begin, 900, 5000);
+}
+
+static void
+test_few_wait(void **state)
+{
+	/* Fails if a burst leaves many threads behind for a while. */
+	(void)state;
+	for (size_t i = 0; i < AT_ONCE; i++)
+		start(&tasks[i]);
+	for (size_t i = 0; i < AT_ONCE; i++)
+		await(&tasks[i]);
+	assert_int_equal(others(), extra + AT_ONCE);
+	for (size_t i = 0; i < AT_ONCE; i++)
+		end(&tasks[i]);
+	AWAIT(others() <= extra + WAITING);
+	calls.creates = 0;
+	for (size_t i = 0; i < WAITING; i++)
+		start(&tasks[i]);
+	for (size_t i = 0; i < WAITING; i++)
+		await(&tasks[i]);
+	assert_int_equal(calls.creates, 0);
+	for (size_t i = 0; i < WAITING; i++)
+		end(&tasks[i]);
+}
+
+static void
+test_no_thread(void **state)
+{
+	/* Fails if a job for which there is no thread runs later, or those
+	 * after it don't. */
+	(void)state;
+	start(&tasks[0]);
+	await(&tasks[0]);
+	calls.error = EAGAIN;
+	tasks[1].runs = 0;
+	tasks[1].job = (struct worker_job){run_task, &tasks[1]};
+	assert_int_equal(worker_start(&tasks[1].job), EAGAIN);
+	/* One that waits needs none. */
+	end(&tasks[0]);
+	AWAIT(waits(&tasks[0]));
+	start(&tasks[2]);
+	await(&tasks[2]);
+	calls.error = 0;
+	start(&tasks[3]);
+	await(&tasks[3]);
+	assert_int_equal(tasks[1].runs, 0);
+	end(&tasks[2]);
+	end(&tasks[3]);
+}
+
+static void
+test_threads(void **state)
+{
+	/* Fails if idle connections take the address space of libc's default
+	 * stacks, or have too small ones for getaddrinfo(3), or if threads that
+	 * have ended are never given back. */
+	(void)state;
+	start(&tasks[0]);
+	await(&tasks[0]);
+	end(&tasks[0]);
+	assert_in_range(calls.stack_size, 128 * 1024, STACK_MOST);
+	assert_int_equal(calls.creates, 1);
+	assert_int_equal(calls.detached, 1);
+}
+
+static void *
+do_nothing(void *argument)
+{
+	return argument;
+}
+
+int
+main(void)
+{
+	pthread_t first;
+	struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup(test_one_each, set_up),
+	    cmocka_unit_test_setup(test_next_job, set_up),
+	    cmocka_unit_test_setup(test_waits_for_a_second, set_up),
+	    cmocka_unit_test_setup(test_few_wait, set_up),
+	    cmocka_unit_test_setup(test_no_thread, set_up),
+	    cmocka_unit_test_setup(test_threads, set_up),
+	};
+
+	/* A sanitizer makes its own with the first. */
+	if (__real_pthread_create(&first, NULL, do_nothing, NULL) != 0 ||
+	    pthread_join(first, NULL) != 0)
+		return 1;
+	extra = others();
+	limit_tests(tests, LENGTH(tests));
+	return cmocka_run_group_tests_name("worker", tests, NULL, NULL);
+}
