@@ -95,7 +95,8 @@ static struct {
 	_Atomic int waiting;
 	int fd; /* where lines go in the child, else -1; there: */
 	_Atomic bool ends, stuck; /* wait until soon after the end begins */
-	_Atomic bool unlocks;     /* who unlocks the list does so, too */
+	_Atomic bool unlocks;     /* who unlocks this one does so, too: */
+	pthread_mutex_t *_Atomic list;
 } record = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
 
 int
@@ -202,7 +203,11 @@ __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
 {
 	int error = __real_pthread_mutex_unlock(mutex);
 
-	if (record.unlocks && mutex != &record.lock && gettid() != getpid()) {
+	if (!record.unlocks || mutex == &record.lock)
+		return error;
+	if (gettid() == getpid()) { /* connection_report() */
+		record.list = mutex;
+	} else if (mutex == record.list) {
 		record.unlocks = false;
 		(void)!write(record.fd, "waiting\n", 8);
 		while (!record.ends)
