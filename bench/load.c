@@ -672,9 +672,15 @@ static void *
 connect_often(void *argument)
 {
 	struct flow *f = argument;
+	char byte;
 
 	do {
-		close(open_connection());
+		int fd = open_connection();
+
+		/* Until the other side has seen the end, too. */
+		if (shutdown(fd, SHUT_WR) == -1 || recv(fd, &byte, 1, 0) != 0)
+			die("end");
+		close(fd);
 		f->moved++;
 	} while (now() < f->until);
 	return NULL;
@@ -875,6 +881,23 @@ run_idle(char *const argv[])
 	    (after.cost.pss - before.cost.pss) / count, count);
 }
 
+/* CONNECTIONS. The same of processes alone: others use this kernel, too. */
+static void
+run_pss(char *const argv[])
+{
+	unsigned count = number(argv[0], 100000);
+	struct cost before, after;
+
+	close(open_connection());
+	pause_ms(SETTLE_MS);
+	before = measure_cost(true);
+	(void)open_many(count);
+	pause_ms(SETTLE_MS);
+	after = measure_cost(true);
+	printf("rss=%.2f pss=%.2f n=%u\n", (after.rss - before.rss) / count,
+	    (after.pss - before.pss) / count, count);
+}
+
 static pid_t
 spawn(char *const argv[])
 {
@@ -952,6 +975,7 @@ static const struct {
     {"connect", "THREADS MS", 2, run_connect},
     {"echo", "CONNECTIONS SIZE MS", 3, run_echo},
     {"idle", "CONNECTIONS", 1, run_idle},
+    {"pss", "CONNECTIONS", 1, run_pss},
     {"start", "COUNT COMMAND...", 2, run_start},
 };
 
