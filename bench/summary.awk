@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Makes a table (standard output), a CSV file and the plot's data of what
-# bench/run measured on one kernel. Input: its raw file, then its missing file.
+# Makes a table (standard output) and a part of a CSV file of what bench/run
+# measured on one kernel. Input: its raw file, then its missing file.
 # Variables: kernel; release, its version; contestants, with commas; peer and peer2,
-# names for those; csv and plot, files to append to and to write; check=1: all values must be positive.
+# names for those; csv, a file to append to; check=1: all values must be positive.
 
 # group, metric, what it is called, what its values are multiplied by
 function metric(group, name, label, factor) {
@@ -23,8 +23,9 @@ function is_proxy(name) {
 	return name != "tcp" && name != "vsock" && name != "empty"
 }
 
-# Sorts values of a measurement and keeps their median, minimum, maximum.
-function condense(key, n,   i, j, x, sorted) {
+# Sorts values of a measurement and keeps their median, and the ends of what is left
+# without the lower and the upper quarter.
+function condense(key, n,   i, j, x, quarter, sorted) {
 	for (i = 1; i <= n; i++) {
 		x = values[key, i] + 0
 		for (j = i - 1; j >= 1 && sorted[j] > x; j--)
@@ -32,8 +33,9 @@ function condense(key, n,   i, j, x, sorted) {
 		sorted[j + 1] = x
 	}
 	median[key] = (sorted[int((n + 1) / 2)] + sorted[int(n / 2) + 1]) / 2
-	minimum[key] = sorted[1]
-	maximum[key] = sorted[n]
+	quarter = int((n + 1) / 4)
+	low[key] = sorted[1 + quarter]
+	high[key] = sorted[n - quarter]
 }
 
 function key_of(group, path, variant, contestant, name) {
@@ -51,8 +53,8 @@ function take_off_ends(key, part,   tcp, vsock, ends) {
 		return
 	ends = (median[tcp] + median[vsock]) / 2
 	median[key] -= ends
-	minimum[key] -= ends
-	maximum[key] -= ends
+	low[key] -= ends
+	high[key] -= ends
 }
 
 # Without making an element of what is not there.
@@ -109,7 +111,7 @@ function write_csv(   i, part, key) {
 			continue
 		printf "%s,%s,%s,%s,%s,%s,%g,%g,%g,%d,%s,%s\n", kernel, part[1],
 		    part[2], part[3], part[5], title(part[4]), median[key],
-		    minimum[key], maximum[key], count[key],
+		    low[key], high[key], count[key],
 		    ratio(median[key], best_peer(part[1], part[2], part[3],
 			part[5])),
 		    ratio(median[key], no_proxy(part[1], part[3], part[5])) >>csv
@@ -133,7 +135,7 @@ function write_row(group, path, variant, name,   i, key, lead, range, many, f) {
 		if (key in count && count[key] > 1)
 			many = 1
 		range = range sprintf(" %9s", !(key in median) ? "" : \
-		    short(minimum[key] * f) "-" short(maximum[key] * f))
+		    short(low[key] * f) "-" short(high[key] * f))
 	}
 	printf " | %6s %6s %6s\n",
 	    ratio(lead, best_peer(group, path, variant, name)),
@@ -178,28 +180,6 @@ function write_checks(   i, ways, load, iperf) {
 	}
 	for (i = 1; i <= n_reasons; i++)
 		printf "%smissing: %s\n", i == 1 ? "\n" : "", reasons[i]
-}
-
-# Columns for gnuplot: the number of connections, then rate and cost of each.
-function write_plot(   i, r, part, key, line) {
-	for (r = 0; r <= n_rows["echo"]; r++) {
-		split(rows["echo", r], part, SUBSEP)
-		line = r == 0 ? "N" : part[2]
-		for (i = 3; i <= n_columns; i++) {
-			key = key_of("echo", "ip-to-vsock", 1, columns[i], "rate")
-			if (!(key in median))
-				continue
-			if (r == 0) {
-				line = line " " title(columns[i]) " " title(columns[i])
-				continue
-			}
-			key = key_of("echo", part[1], part[2], columns[i], "rate")
-			line = line " " (key in median ? median[key] : "?")
-			key = key_of("echo", part[1], part[2], columns[i], "cpu")
-			line = line " " (key in median ? median[key] : "?")
-		}
-		print line >plot
-	}
 }
 
 BEGIN {
@@ -261,15 +241,13 @@ END {
 		split(keys[i], part, SUBSEP)
 		take_off_ends(keys[i], part)
 	}
-	printf "\nLinux %s%s; medians of %d (' of one), some with minimum and maximum; the " \
+	printf "\nLinux %s%s; medians of %d (' of one), some with the middle half; the " \
 	    "ratios\nat the end of a line are those of the first of ours\n", release,
 	    stand_in ? ", natively, dynamic programs, WITH A STAND-IN FOR VSOCK (UNIX " \
 	    "sockets):\nbulk and memory say little of real vsock" : "", repetitions
 	write_table()
 	write_checks()
 	write_csv()
-	if (n_rows["echo"])
-		write_plot()
 	fflush() # or errors come in the middle of the table
 	for (i = 1; i <= n_bad; i++)
 		print "bench: not positive: " bad[i] >"/dev/stderr"
