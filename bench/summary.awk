@@ -33,7 +33,7 @@ function condense(key, n,   i, j, x, quarter, sorted) {
 		sorted[j + 1] = x
 	}
 	median[key] = (sorted[int((n + 1) / 2)] + sorted[int(n / 2) + 1]) / 2
-	quarter = int((n + 1) / 4)
+	quarter = int(n / 4)
 	low[key] = sorted[1 + quarter]
 	high[key] = sorted[n - quarter]
 }
