@@ -174,7 +174,7 @@ WRAPS_relay = clock_gettime connect poll recv send setsockopt shutdown splice \
 WRAPS_server = accept4 capacity_connections clock_gettime confine_process \
 	eventfd getaddrinfo malloc open poll signalfd stream_listen stream_prepare \
 	worker_start
-WRAPS_worker = pthread_create pthread_detach
+WRAPS_worker = pthread_create pthread_detach sem_timedwait
 WRAPS_stream = close connect freeaddrinfo getaddrinfo getpeername getsockname \
 	getsockopt ioctl listen poll recv send setsockopt shutdown socket
 INTEGRATION = bridge compat faults faults_busy harness main network program \

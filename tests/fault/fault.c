@@ -224,8 +224,8 @@ WRAPPED(int, sem_timedwait, (sem_t * given, const struct timespec *until))
 	int result;
 
 	if (fault != &none && !fault->threads_wait) {
-		errno = ETIMEDOUT;
-		return -1;
+		is_old = false;
+		return sem_trywait(given); /* a job may be on its way */
 	}
 	if (memcmp(&now, &fresh, sizeof(now)) != 0)
 		fault->leftovers++;

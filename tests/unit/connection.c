@@ -53,7 +53,7 @@ int __wrap_stream_send(int fd, const uint8_t *bytes, size_t size);
 
 /* What goes wrong, and what was seen. */
 static struct {
-	int create_errors[2]; /* of the next pthread_create(3) */
+	int create_errors[2]; /* of the next worker_start() */
 	_Atomic size_t creates;
 	bool false_clock;   /* it stands still */
 	void (*look)(void); /* called at the main thread's next look at it */

@@ -506,8 +506,7 @@ job_start(struct job *job, void (*run)(void *argument), void *argument)
 	job->run = run;
 	job->argument = argument;
 	assert_int_equal(sem_init(&job->done, 0, 0), 0);
-	/* musl's default is less than relay_run() needs, and sanitizers make
-	 * that more. */
+	/* With sanitizers, musl's default would be too little. */
 	assert_int_equal(pthread_attr_init(&attributes), 0);
 	assert_int_equal(pthread_attr_setstacksize(&attributes, 1 << 22), 0);
 	assert_int_equal(
