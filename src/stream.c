@@ -177,10 +177,10 @@ stream_open(const struct host_port *host_port, unsigned timeout_ms,
 	struct address address;
 	unsigned count = 0;
 	int fd = -1;
-	int error =
-	    getaddrinfo(host_port->host, host_port->port, &hints, &list);
+	int error;
 
 	(void)snprintf(text, ADDRESS_TEXT_SIZE, "%s", host_port->text);
+	error = getaddrinfo(host_port->host, host_port->port, &hints, &list);
 	if (error != 0) {
 		*reason = error == EAI_SYSTEM ? stream_reason(AF_UNSPEC, errno)
 					      : gai_strerror(error);
