@@ -22,6 +22,7 @@ set grid ytics lc rgb "#dddddd"
 set border 3 lc rgb "#444444"
 set tics nomirror out scale 0.5
 set yrange [0:*]
+set format y "%.0s%c"
 set offsets graph 0, 0, 0.06, 0
 
 # Those who don't see all colours can tell these apart: Okabe and Ito's.
@@ -36,8 +37,8 @@ short(x) = x >= 9999.5 ? sprintf("%.0fk", x / 1000) : \
 
 # Rows that begin so; of a column of such rows, what there is. Ours is "auto",
 # or "buffer" where bulk was measured with that only.
-rows(start) = "< grep '^".start.",' ".csv
-listed(start, i) = system("grep '^".start.",' ".csv." | cut -d , -f ".i." | \
+rows(start) = "< grep '^".start.",' \"".csv."\""
+listed(start, i) = system("grep '^".start.",' \"".csv."\" | cut -d , -f ".i." | \
 	awk '/^auto$/ { ours = 1 } /^(tcp|vsock|empty|splice)$/ || seen[$0]++ || \
 	(ours && /^buffer$/) { next } { print }'")
 
