@@ -223,6 +223,8 @@ WRAPPED(int, sem_timedwait, (sem_t * given, const struct timespec *until))
 	struct leftovers now = look_at_thread();
 	int result;
 
+	if (until == NULL) /* musl's sem_wait(3) */
+		return __real_sem_timedwait(given, until);
 	if (fault != &none && !fault->threads_wait) {
 		is_old = false;
 		return sem_trywait(given); /* a job may be on its way */

@@ -65,6 +65,8 @@ __wrap_sem_timedwait(sem_t *semaphore, const struct timespec *until)
 	static _Thread_local unsigned seed;
 	struct timespec now, soon;
 
+	if (until == NULL) /* musl's sem_wait(3) */
+		return __real_sem_timedwait(semaphore, until);
 	(void)clock_gettime(CLOCK_REALTIME, &now);
 	calls.wait_ms = (until->tv_sec - now.tv_sec) * 1000 +
 			(until->tv_nsec - now.tv_nsec) / 1000000;
