@@ -636,6 +636,8 @@ expect_all(const struct stage *s, const unsigned fired[FAULT_CALLS])
 			      (calls[i].routes & ON(s->route) ||
 				  (s->has_header && i == FAULT_GETSOCKNAME));
 
+		if (i == FAULT_PTHREAD_CREATE && s->waits)
+			continue; /* there may be none */
 		if (is_due && fired[i] == 0)
 			fail_msg("no call of %s has failed", calls[i].name);
 	}
@@ -669,10 +671,8 @@ test_each_call(void **state)
 		is_unused[call] = fired[call] == 0;
 	}
 	print_counts(&s, fired);
-	if (s.waits)
-		assert_true(s.fault->jobs_taken > 0);
-	else
-		expect_all(&s, fired);
+	expect_all(&s, fired);
+	assert_int_equal(s.fault->jobs_taken > 0, s.waits);
 	assert_int_equal(s.fault->leftovers, 0);
 }
 
