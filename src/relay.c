@@ -160,13 +160,12 @@ relay_run(struct relay *relay, struct copy_way up_way, struct copy_way down_way)
 {
 	struct direction down,
 	    up = {relay, &down, relay->client, relay->upstream, up_way,
-		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, &relay->up, 0, false,
-		false, false};
+		RELAY_CLIENT_ERROR, RELAY_UPSTREAM_ERROR, .moved = &relay->up};
 	int error;
 
 	down = (struct direction){relay, &up, relay->upstream, relay->client,
-	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR, &relay->down, 0,
-	    false, false, false};
+	    down_way, RELAY_UPSTREAM_ERROR, RELAY_CLIENT_ERROR,
+	    .moved = &relay->down};
 	relay->job = (struct worker_job){run_direction, &down};
 	(void)sem_init(&relay->ended, 0, 0); /* can't fail */
 	error = worker_start(&relay->job);
