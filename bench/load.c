@@ -848,6 +848,14 @@ measure_memory(struct memory *m)
 	m->cost = measure_cost(true);
 }
 
+static void
+print_processes(
+    const struct cost *before, const struct cost *after, unsigned count)
+{
+	printf("rss=%.2f pss=%.2f n=%u\n", (after->rss - before->rss) / count,
+	    (after->pss - before->pss) / count, count);
+}
+
 /* CONNECTIONS. KiB for each of them, the client's and server's included. */
 static void
 run_idle(char *const argv[])
@@ -875,10 +883,8 @@ run_idle(char *const argv[])
 			(field(after.text, fields[i].name) -
 			    field(before.text, fields[i].name)) /
 			count);
-	printf("all=%.2f rss=%.2f pss=%.2f n=%u\n",
-	    (before.free - after.free) / count,
-	    (after.cost.rss - before.cost.rss) / count,
-	    (after.cost.pss - before.cost.pss) / count, count);
+	printf("all=%.2f ", (before.free - after.free) / count);
+	print_processes(&before.cost, &after.cost, count);
 }
 
 /* CONNECTIONS. The same of processes alone: others use this kernel, too. */
@@ -894,8 +900,7 @@ run_pss(char *const argv[])
 	(void)open_many(count);
 	pause_ms(SETTLE_MS);
 	after = measure_cost(true);
-	printf("rss=%.2f pss=%.2f n=%u\n", (after.rss - before.rss) / count,
-	    (after.pss - before.pss) / count, count);
+	print_processes(&before, &after, count);
 }
 
 static pid_t
