@@ -58,7 +58,6 @@ static struct {
 	bool false_clock;   /* it stands still */
 	void (*look)(void); /* called at the main thread's next look at it */
 	_Atomic int clock_ms;
-	const char *no_target;  /* why there is none */
 	struct address target;  /* of redirected clients, if it has a length */
 	int send_buffer;        /* of upstream sockets; 0: as ever */
 	int complete_errors[2]; /* of the next stream_complete() */
@@ -297,10 +296,10 @@ __wrap_stream_send(int fd, const uint8_t *bytes, size_t size)
 const char *
 __wrap_stream_original_destination(int fd, struct address *target)
 {
-	if (calls.no_target == NULL && calls.target.length == 0)
+	if (calls.target.length == 0)
 		return __real_stream_original_destination(fd, target);
 	*target = calls.target;
-	return calls.no_target;
+	return NULL;
 }
 
 /* Connections that have memory. */
@@ -455,16 +454,7 @@ has_freed(void)
 	return true;
 }
 
-/* What an emulator or a sanitizer has, the latter from the first thread on. */
-static unsigned own_threads = 1;
-
-static void *
-note_own_threads(void *argument)
-{
-	(void)argument;
-	own_threads = count_threads() - 1;
-	return NULL;
-}
+static unsigned own_threads; /* not of connections */
 
 static void
 open_connections(unsigned most)
@@ -2177,7 +2167,6 @@ test_stopped_while_ending(void **state)
 int
 main(void)
 {
-	pthread_t first;
 	struct CMUnitTest tests[] = {
 	    TEST(test_serves),
 	    TEST(test_ms),
@@ -2229,9 +2218,7 @@ main(void)
 	};
 
 	limit_tests(tests, LENGTH(tests));
-	if (pthread_create(&first, NULL, note_own_threads, NULL) != 0 ||
-	    pthread_join(first, NULL) != 0)
-		return 1;
+	own_threads = count_own_threads();
 	(void)signal(SIGPIPE, SIG_IGN);
 	freed = -1;
 	return cmocka_run_group_tests_name("connection", tests, NULL, NULL);

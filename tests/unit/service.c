@@ -219,23 +219,6 @@ tell(void *argument)
 	service_notify(argument, true);
 }
 
-/* Whether that thread sleeps. */
-static bool
-teller_waits(void)
-{
-	char path[64], state = '?';
-	FILE *file;
-
-	(void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", teller);
-	file = fopen(path, "re");
-	if (file == NULL)
-		return false;
-	if (fscanf(file, "%*d %*s %c", &state) != 1)
-		state = '?';
-	fclose(file);
-	return state == 'S';
-}
-
 /* Fills a manager's queue, so that who sends to it must wait. Returns how many
  * messages that takes. */
 static int
@@ -302,8 +285,8 @@ test_busy_manager(void **state)
 		teller = 0;
 		begin = now_ms();
 		job_start(&job, tell, word);
-		AWAIT(job_has_ended(&job) ||
-		      (hangs ? now_ms() >= begin + 10000 : teller_waits()));
+		AWAIT(job_has_ended(&job) || (hangs ? now_ms() >= begin + 10000
+						    : thread_sleeps(teller)));
 		begin = now_ms() - begin;
 		drain_queue(manager, junk);
 		job_end(&job);

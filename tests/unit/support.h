@@ -153,6 +153,43 @@ count_threads(void)
 	return count;
 }
 
+static inline void *
+note_own_threads(void *count)
+{
+	*(unsigned *)count = count_threads() - 1;
+	return NULL;
+}
+
+/* What an emulator or a sanitizer has, and the main thread: the sanitizer's own
+ * comes with the first other. Call it first in main(). 0: no thread. */
+static inline unsigned
+count_own_threads(void)
+{
+	unsigned count = 0;
+	pthread_t first;
+
+	if (pthread_create(&first, NULL, note_own_threads, &count) == 0)
+		(void)pthread_join(first, NULL);
+	return count;
+}
+
+/* Whether a thread of the process sleeps. */
+static inline bool
+thread_sleeps(pid_t thread)
+{
+	char path[64], state = '?';
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread);
+	file = fopen(path, "re");
+	if (file == NULL)
+		return false;
+	if (fscanf(file, "%*d %*s %c", &state) != 1)
+		state = '?';
+	fclose(file);
+	return state == 'S';
+}
+
 /* Descriptors in use: what leaks shows as a difference. Any thread. */
 static inline int
 open_descriptors(void)

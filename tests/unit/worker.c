@@ -4,7 +4,6 @@
 
 #include "support.h"
 
-#include <dirent.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -44,6 +43,8 @@ __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 {
 	size_t size = 0;
 
+	if (attributes == NULL) /* count_own_threads() */
+		return __real_pthread_create(thread, attributes, run, argument);
 	calls.creates++;
 	if (calls.error != 0)
 		return calls.error;
@@ -129,53 +130,18 @@ end(struct task *t)
 	AWAIT(t->over);
 }
 
-/* How many threads there are but for this one. */
-static int
-others(void)
-{
-	DIR *folder = opendir("/proc/self/task");
-	int count = -3; /* this one, ".", ".." */
-
-	assert_non_null(folder);
-	while (readdir(folder) != NULL)
-		count++;
-	closedir(folder);
-	return count;
-}
-
-static int extra; /* a sanitizer's thread */
+static unsigned own_threads; /* not of the worker */
 
 static int
 set_up(void **state)
 {
 	(void)state;
 	calls.hurry = false;
-	AWAIT(others() == extra);
+	AWAIT(count_threads() == own_threads);
 	calls.creates = calls.detached = calls.stack_size = 0;
 	calls.wait_ms = 0;
 	calls.error = 0;
 	return 0;
-}
-
-/* Whether the thread of a task waits for the next one: it sleeps, and the task
- * is over. */
-static bool
-waits(const struct task *t)
-{
-	char path[64], state = '?';
-	int value = 1;
-	FILE *file;
-
-	(void)snprintf(
-	    path, sizeof(path), "/proc/self/task/%d/stat", t->thread);
-	file = fopen(path, "re");
-	if (file == NULL)
-		return false;
-	if (fscanf(file, "%*d %*s %c", &state) != 1)
-		state = '?';
-	fclose(file);
-	return sem_getvalue((sem_t *)&t->go, &value) == 0 && value == 0 &&
-	       state == 'S';
 }
 
 static void
@@ -211,7 +177,7 @@ test_next_job(void **state)
 	first = tasks[0].thread;
 	for (size_t i = 1; i < AT_ONCE; i++) {
 		end(&tasks[i - 1]);
-		AWAIT(waits(&tasks[i - 1]));
+		AWAIT(thread_sleeps(tasks[i - 1].thread));
 		start(&tasks[i]);
 		await(&tasks[i]);
 		assert_int_equal(tasks[i].thread, first);
@@ -239,7 +205,7 @@ test_waits_for_a_second(void **state)
 	AWAIT(calls.wait_ms != 0);
 	assert_in_range(calls.wait_ms, 900, 1000);
 	begin = now_ms();
-	AWAIT(others() == extra);
+	AWAIT(count_threads() == own_threads);
 	assert_true(now_ms() - begin < 5000);
 }
 
@@ -304,7 +270,7 @@ test_from_many_threads(void **state)
 	}
 	AWAIT(couples_ended == i);
 	assert_int_equal(couples_wrong, 0);
-	AWAIT(others() == extra);
+	AWAIT(count_threads() == own_threads);
 }
 
 static void
@@ -316,10 +282,10 @@ test_few_wait(void **state)
 		start(&tasks[i]);
 	for (size_t i = 0; i < AT_ONCE; i++)
 		await(&tasks[i]);
-	assert_int_equal(others(), extra + AT_ONCE);
+	assert_int_equal(count_threads(), own_threads + AT_ONCE);
 	for (size_t i = 0; i < AT_ONCE; i++)
 		end(&tasks[i]);
-	AWAIT(others() <= extra + WAITING);
+	AWAIT(count_threads() <= own_threads + WAITING);
 	calls.creates = 0;
 	for (size_t i = 0; i < WAITING; i++)
 		start(&tasks[i]);
@@ -344,7 +310,7 @@ test_no_thread(void **state)
 	assert_int_equal(worker_start(&tasks[1].job), EAGAIN);
 	/* One that waits needs none. */
 	end(&tasks[0]);
-	AWAIT(waits(&tasks[0]));
+	AWAIT(thread_sleeps(tasks[0].thread));
 	start(&tasks[2]);
 	await(&tasks[2]);
 	calls.error = 0;
@@ -370,16 +336,9 @@ test_threads(void **state)
 	assert_int_equal(calls.detached, 1);
 }
 
-static void *
-do_nothing(void *argument)
-{
-	return argument;
-}
-
 int
 main(void)
 {
-	pthread_t first;
 	struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup(test_one_each, set_up),
 	    cmocka_unit_test_setup(test_next_job, set_up),
@@ -390,11 +349,7 @@ main(void)
 	    cmocka_unit_test_setup(test_threads, set_up),
 	};
 
-	/* A sanitizer makes its own with the first. */
-	if (__real_pthread_create(&first, NULL, do_nothing, NULL) != 0 ||
-	    pthread_join(first, NULL) != 0)
-		return 1;
-	extra = others();
+	own_threads = count_own_threads();
 	limit_tests(tests, LENGTH(tests));
 	return cmocka_run_group_tests_name("worker", tests, NULL, NULL);
 }
